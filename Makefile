@@ -1,0 +1,64 @@
+# Every target is one line of help and a call; the logic lives in Go or in scripts/.
+SHELL := /bin/bash
+GO ?= go
+BIN := $(CURDIR)/bin
+MODULES := proto pkg services gateway
+ARGS ?=
+RUN ?=
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X github.com/entrepot-dev/entrepot/services/cmd/entrepot/cli.Version=$(VERSION)
+export GOFLAGS := -buildvcs=false
+
+.DEFAULT_GOAL := help
+.PHONY: help deps tools proto proto-check fmt lint build demo run test test-race e2e bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+deps: ## install what a fresh Debian machine lacks (PostgreSQL), or say what is missing
+	@scripts/deps.sh
+
+tools: $(BIN)/.tools ## build buf, staticcheck, gofumpt, versitygw and the protoc plugins into bin/
+
+$(BIN)/.tools: deploy/tools/go.mod deploy/tools/go.sum proto/go.mod proto/go.sum
+	GOWORK=off $(GO) -C deploy/tools build -o $(BIN)/ tool
+	GOWORK=off $(GO) -C proto build -o $(BIN)/ tool
+	@touch $@
+
+proto: tools ## generate Go, REST and OpenAPI from proto/ (committed)
+	PATH="$(BIN):$$PATH" buf generate
+
+proto-check: tools ## lint the protos and fail if generated code is not what is committed
+	PATH="$(BIN):$$PATH" buf lint
+	@scripts/proto-check.sh
+
+fmt: tools ## format Go and proto files
+	$(BIN)/gofumpt -w $$(git ls-files '*.go' | grep -vE '\.pb(\.gw)?\.go$$')
+	PATH="$(BIN):$$PATH" buf format -w --path proto/entrepot
+
+lint: tools ## vet, staticcheck, gofumpt, go.mod checks
+	@scripts/lint.sh
+
+build: ## build bin/entrepot
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/entrepot ./services/cmd/entrepot
+
+demo: deps build ## run the whole platform and its main job; stays up (ARGS=--exit ends)
+	$(BIN)/entrepot demo $(ARGS)
+
+run: deps build ## serve on this machine for development (ARGS='--dev …')
+	$(BIN)/entrepot serve $(ARGS)
+
+test: deps ## every test, against a real PostgreSQL, JetStream and S3 server
+	@scripts/test.sh $(RUN)
+
+test-race: deps ## the same under the race detector
+	@RACE=1 scripts/test.sh $(RUN)
+
+e2e: deps build ## install packages with real clients (py-rattler, py-rattler-build, curl)
+	@scripts/e2e.sh $(ARGS)
+
+bench: deps build ## measure; writes docs/benchmarks.md and docs/benchmarks/*.json
+	@scripts/bench.sh $(ARGS)
+
+clean: ## remove what was built
+	rm -rf $(BIN) .cache .venv
