@@ -1,0 +1,259 @@
+package edge
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/entrepot-dev/entrepot/pkg/authn"
+	"github.com/entrepot-dev/entrepot/pkg/authz"
+	"github.com/entrepot-dev/entrepot/pkg/blob"
+	"github.com/entrepot-dev/entrepot/pkg/blob/dataplane"
+	"github.com/entrepot-dev/entrepot/pkg/fault"
+	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
+	storagev1 "github.com/entrepot-dev/entrepot/proto/entrepot/storage/v1"
+)
+
+const (
+	// resolveFresh is how long an answer of channels is believed without asking again (D16). A publication drops it
+	// sooner, by a broadcast.
+	resolveFresh = time.Second
+	// resolveStale is how long an old answer may be served while channels cannot be asked: deletions and changes of
+	// privacy act within it.
+	resolveStale = 5 * time.Second
+	// resolveEntries bounds the memory of what was asked for: about 400 bytes each.
+	resolveEntries = 200_000
+	grantEntries   = 65_536
+	indexMaxAge    = 60 // seconds; an upload shows within a minute also behind a client's cache
+)
+
+// FilesDeps are what Files stands on.
+type FilesDeps struct {
+	Channels channelsv1.ChannelServiceClient
+	Storage  storagev1.StorageServiceClient
+	Data     *dataplane.Client
+	Roles    *authz.Roles
+}
+
+// Files serves what channels hold. It remembers for a moment what stands at a path, so that most requests ask nobody.
+type Files struct {
+	deps    FilesDeps
+	entries *lru.Cache[fileKey, *fileEntry]
+	grants  *lru.Cache[blob.Digest, grantEntry]
+	flights singleflight.Group
+	now     func() time.Time
+
+	mu   sync.Mutex
+	gens map[string]*atomic.Uint64 // by channel's lower-case name and by its id; a change raises both
+}
+
+type fileKey struct{ channel, path string }
+
+type fileEntry struct {
+	resp *channelsv1.ResolveResponse
+	err  error // NotFound
+	at   time.Time
+	gen  *atomic.Uint64 // of the channel
+	seen uint64         // its value when channels was asked
+}
+
+type grantEntry struct {
+	token   string
+	expires time.Time
+}
+
+// NewFiles returns a Files.
+func NewFiles(deps FilesDeps) *Files {
+	entries, err := lru.New[fileKey, *fileEntry](resolveEntries)
+	if err != nil {
+		panic(err) // only for a size below one
+	}
+	grants, err := lru.New[blob.Digest, grantEntry](grantEntries)
+	if err != nil {
+		panic(err)
+	}
+	return &Files{deps: deps, entries: entries, grants: grants, now: time.Now, gens: map[string]*atomic.Uint64{}}
+}
+
+// HeadChanged takes the broadcast that channels sends after a publication, a deletion or a change of privacy.
+func (f *Files) HeadChanged(data []byte) {
+	var msg struct {
+		ID   string `json:"id"`
+		Name string `json:"name"`
+	}
+	if err := json.Unmarshal(data, &msg); err != nil {
+		slog.Warn("a broadcast of channels cannot be read", "error", err)
+		return
+	}
+	f.Changed(msg.ID)
+	f.Changed(msg.Name)
+}
+
+// Changed forgets what is known of a channel, given by name or id: who wrote through this edge reads the own write.
+func (f *Files) Changed(channel string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if g := f.gens[strings.ToLower(channel)]; g != nil {
+		g.Add(1)
+	}
+}
+
+// generation returns the counter of a channel, one for its name and its id.
+func (f *Files) generation(name, id string) *atomic.Uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	name = strings.ToLower(name)
+	g := f.gens[name]
+	if g == nil {
+		if len(f.gens) > resolveEntries { // names that strangers invent
+			f.gens = map[string]*atomic.Uint64{}
+			f.entries.Purge()
+		}
+		g = new(atomic.Uint64)
+		f.gens[name] = g
+	}
+	if id != "" {
+		f.gens[id] = g
+	}
+	return g
+}
+
+// Serve answers GET and HEAD of a channel's path. Errors go to fail, in the dialect's shape.
+func (f *Files) Serve(w http.ResponseWriter, r *http.Request, channel, path string, fail func(http.ResponseWriter, *http.Request, error)) {
+	res, err := f.resolve(r.Context(), channel, path)
+	if err == nil && res.GetChannel().GetPrivate() {
+		err = f.deps.Roles.Allow(r.Context(), authn.FromContext(r.Context()), authz.ChannelRead, authz.Resource{
+			Kind: authz.Channel, ID: res.GetChannel().GetId(), Name: res.GetChannel().GetName(), Namespace: res.GetChannel().GetNamespace(),
+		})
+	}
+	if err == nil && !res.GetFound() {
+		err = fault.New(fault.NotFound, "%s/%s not found", res.GetChannel().GetName(), printable(path))
+	}
+	if err != nil {
+		fail(w, r, err)
+		return
+	}
+	if u := res.GetRedirectUrl(); u != "" {
+		w.Header().Set("Cache-Control", "no-store")
+		http.Redirect(w, r, u, http.StatusTemporaryRedirect)
+		return
+	}
+	if len(res.GetSha256()) != len(blob.Digest{}) {
+		fail(w, r, fault.New(fault.NotFound, "%s/%s not found", res.GetChannel().GetName(), printable(path)))
+		return
+	}
+	d := blob.Digest(res.GetSha256())
+	token, err := f.grant(r.Context(), d)
+	if err != nil {
+		fail(w, r, err)
+		return
+	}
+	h := w.Header()
+	if res.GetIndex() {
+		h.Set("Entrepot-Revision", strconv.FormatInt(res.GetRevision(), 10))
+	}
+	h.Set("Content-Size", strconv.FormatInt(res.GetSize(), 10))
+	meta := dataplane.Meta{ContentType: contentType(path), CacheControl: cacheControl(res, path), ModTime: res.GetUpdateTime().AsTime()}
+	if err := f.deps.Data.Proxy(w, r, token, d, meta); err != nil {
+		for _, name := range []string{"Entrepot-Revision", "Content-Size", "ETag", "Cache-Control", "Last-Modified"} {
+			h.Del(name)
+		}
+		f.grants.Remove(d)
+		if fault.Is(err, fault.NotFound) {
+			// Listed, but gone from storage: not the client's mistake, and not to be remembered as absent.
+			err = fault.New(fault.Unavailable, "the bytes of %s/%s are missing in storage", res.GetChannel().GetName(), printable(path))
+		}
+		fail(w, r, err)
+	}
+}
+
+func (f *Files) resolve(ctx context.Context, channel, path string) (*channelsv1.ResolveResponse, error) {
+	key := fileKey{strings.ToLower(channel), path}
+	now := f.now()
+	e, ok := f.entries.Get(key)
+	if ok && now.Sub(e.at) < resolveFresh && e.gen.Load() == e.seen {
+		return e.resp, e.err
+	}
+	v, err, _ := f.flights.Do(key.channel+"\x00"+path, func() (any, error) { return f.ask(context.WithoutCancel(ctx), key) })
+	if err == nil {
+		e := v.(*fileEntry)
+		return e.resp, e.err
+	}
+	if ok && now.Sub(e.at) < resolveStale && e.gen.Load() == e.seen {
+		return e.resp, e.err
+	}
+	return nil, err
+}
+
+func (f *Files) ask(ctx context.Context, key fileKey) (*fileEntry, error) {
+	// Others wait for this answer too, so it must not end with the request that asked first.
+	ctx, cancel := context.WithTimeout(authn.WithSelf(ctx), 10*time.Second)
+	defer cancel()
+	gen := f.generation(key.channel, "")
+	e := &fileEntry{at: f.now(), gen: gen, seen: gen.Load()}
+	resp, err := f.deps.Channels.Resolve(ctx, &channelsv1.ResolveRequest{Channel: key.channel, Path: key.path})
+	switch {
+	case fault.Is(err, fault.NotFound):
+		e.err = err
+	case err != nil:
+		return nil, err
+	default:
+		e.resp = resp
+		f.generation(key.channel, resp.GetChannel().GetId())
+	}
+	f.entries.Add(key, e)
+	return e, nil
+}
+
+// grant returns leave to read a blob; one serves all requests until shortly before it ends.
+func (f *Files) grant(ctx context.Context, d blob.Digest) (string, error) {
+	if g, ok := f.grants.Get(d); ok && f.now().Before(g.expires) {
+		return g.token, nil
+	}
+	resp, err := f.deps.Storage.CreateGrant(authn.WithSelf(ctx), &storagev1.CreateGrantRequest{Sha256: d[:]})
+	if err != nil {
+		return "", err
+	}
+	f.grants.Add(d, grantEntry{resp.GetGrant(), resp.GetExpireTime().AsTime().Add(-time.Minute)})
+	return resp.GetGrant(), nil
+}
+
+// contentType goes by the path, never by the bytes.
+func contentType(path string) string {
+	switch path[strings.LastIndexByte(path, '.')+1:] {
+	case "json":
+		return "application/json"
+	case "zst":
+		return "application/zstd"
+	case "bz2":
+		return "application/x-bzip2"
+	}
+	return "application/octet-stream"
+}
+
+// cacheControl: shards never change, packages may be replaced by force, index files must show an upload soon.
+func cacheControl(res *channelsv1.ResolveResponse, path string) string {
+	ttl := res.GetChannel().GetTtl()
+	var value string
+	switch {
+	case strings.HasSuffix(path, ".msgpack.zst") && strings.Contains(path, "/shards/"):
+		value = "max-age=31536000, immutable"
+	case res.GetIndex():
+		value = "max-age=" + strconv.FormatInt(min(ttl, indexMaxAge), 10)
+	default:
+		value = "max-age=" + strconv.FormatInt(ttl, 10)
+	}
+	if res.GetChannel().GetPrivate() {
+		return "private, " + value
+	}
+	return "public, " + value
+}

@@ -1,0 +1,110 @@
+package edge
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+)
+
+// recorder notes an answer's status. It hands ReadFrom through, so that files still go out by sendfile.
+type recorder struct {
+	http.ResponseWriter
+	code  int
+	wrote bool
+}
+
+func (r *recorder) WriteHeader(code int) {
+	if !r.wrote && code >= 200 {
+		r.code, r.wrote = code, true
+	}
+	r.ResponseWriter.WriteHeader(code)
+}
+
+func (r *recorder) Write(p []byte) (int, error) {
+	r.implicit()
+	return r.ResponseWriter.Write(p)
+}
+
+// ReadFrom keeps net/http's fast path.
+func (r *recorder) ReadFrom(src io.Reader) (int64, error) {
+	r.implicit()
+	return io.Copy(r.ResponseWriter, src)
+}
+
+// Flush lets event streams out at once.
+func (r *recorder) Flush() {
+	r.implicit()
+	if f, ok := r.ResponseWriter.(http.Flusher); ok {
+		f.Flush()
+	}
+}
+
+// Unwrap serves http.ResponseController.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+func (r *recorder) implicit() {
+	if !r.wrote {
+		r.code, r.wrote = http.StatusOK, true
+	}
+}
+
+func (r *recorder) status() int {
+	if r.code == 0 {
+		return http.StatusOK
+	}
+	return r.code
+}
+
+// requestMetrics are rate, errors and duration by method, route pattern and status class: all bounded.
+type requestMetrics struct {
+	duration metric.Float64Histogram
+	inFlight metric.Int64UpDownCounter
+	sets     sync.Map // setKey → metric.MeasurementOption, since building one costs more than recording
+}
+
+type setKey struct {
+	method, route string
+	class         int
+}
+
+func newRequestMetrics() (*requestMetrics, error) {
+	meter := otel.Meter("entrepot/edge")
+	duration, err := meter.Float64Histogram("http.server.request.duration", metric.WithUnit("s"),
+		metric.WithDescription("Time to answer a request at the edge."),
+		metric.WithExplicitBucketBoundaries(.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 60))
+	if err != nil {
+		return nil, err
+	}
+	inFlight, err := meter.Int64UpDownCounter("http.server.active_requests", metric.WithDescription("Requests being answered at the edge."))
+	if err != nil {
+		return nil, err
+	}
+	return &requestMetrics{duration: duration, inFlight: inFlight}, nil
+}
+
+func (m *requestMetrics) begin() func(ctx context.Context, method, route string, status int) {
+	start := time.Now()
+	m.inFlight.Add(context.Background(), 1)
+	return func(ctx context.Context, method, route string, status int) {
+		m.inFlight.Add(context.Background(), -1)
+		switch method {
+		case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		default:
+			method = "other" // a stranger may send any word
+		}
+		key := setKey{method, route, status / 100}
+		set, ok := m.sets.Load(key)
+		if !ok {
+			set, _ = m.sets.LoadOrStore(key, metric.WithAttributeSet(attribute.NewSet(
+				attribute.String("http.request.method", key.method), attribute.String("http.route", key.route),
+				attribute.String("http.status_class", string('0'+rune(key.class))+"xx"))))
+		}
+		m.duration.Record(ctx, time.Since(start).Seconds(), set.(metric.MeasurementOption))
+	}
+}

@@ -1,0 +1,183 @@
+package quetz
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/entrepot-dev/entrepot/gateway/edge"
+	"github.com/entrepot-dev/entrepot/pkg/authn"
+	"github.com/entrepot-dev/entrepot/pkg/fault"
+	identityv1 "github.com/entrepot-dev/entrepot/proto/entrepot/identity/v1"
+	jobsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
+)
+
+type apiKey struct {
+	Description string    `json:"description"`
+	TimeCreated string    `json:"time_created"`
+	ExpireAt    *string   `json:"expire_at"`
+	Roles       []keyRole `json:"roles"` // null acts as the user
+	Key         string    `json:"key"`
+}
+
+type keyRole struct {
+	Channel string  `json:"channel"`
+	Package *string `json:"package"`
+	Role    string  `json:"role"`
+}
+
+const day = "2006-01-02"
+
+func keyOf(k *identityv1.ApiKey, shown string) apiKey {
+	out := apiKey{Description: k.GetDescription(), TimeCreated: k.GetCreateTime().AsTime().Format(day), Key: shown}
+	if t := k.GetExpireTime(); t != nil {
+		// A key is valid through its whole last day, so it ends with the first moment of the next.
+		last := t.AsTime().Add(-time.Nanosecond).Format(day)
+		out.ExpireAt = &last
+	}
+	for _, g := range k.GetRoles() {
+		role := keyRole{Role: g.GetRole()}
+		kind, rest, _ := strings.Cut(g.GetResource(), "/")
+		switch kind {
+		case "channel":
+			role.Channel = rest
+		case "package":
+			channel, pkg, _ := strings.Cut(rest, "/")
+			role.Channel, role.Package = channel, &pkg
+		}
+		out.Roles = append(out.Roles, role)
+	}
+	return out
+}
+
+func (d *dialect) listKeys(w http.ResponseWriter, r *http.Request) error {
+	resp, err := d.Identity.ListApiKeys(r.Context(), &identityv1.ListApiKeysRequest{})
+	if err != nil {
+		return err
+	}
+	keys := make([]apiKey, 0, len(resp.GetApiKeys()))
+	for _, k := range resp.GetApiKeys() {
+		keys = append(keys, keyOf(k, k.GetId()))
+	}
+	edge.WriteJSON(w, http.StatusOK, "application/json", keys)
+	return nil
+}
+
+func (d *dialect) createKey(w http.ResponseWriter, r *http.Request) error {
+	f, err := readForm(r)
+	if err != nil {
+		return err
+	}
+	req := &identityv1.CreateApiKeyRequest{}
+	if f.require("description") {
+		req.Description, _ = f.string("description")
+	}
+	if s, ok := f.string("expire_at"); ok && s != "" {
+		t, err := parseTime(s)
+		if err != nil {
+			f.fail("expire_at", "date_from_datetime_parsing", "Input should be a valid date or datetime")
+		}
+		req.ExpireTime = timestamppb.New(t.Truncate(24 * time.Hour).Add(24 * time.Hour))
+	}
+	var roles []struct {
+		Channel string `json:"channel"`
+		Package string `json:"package"`
+		Role    string `json:"role"`
+	}
+	f.value("roles", &roles, "list_type", "Input should be a valid list")
+	if err := f.err(); err != nil {
+		return err
+	}
+	for _, role := range roles {
+		resource := "channel/" + role.Channel
+		if role.Package != "" {
+			resource = "package/" + role.Channel + "/" + role.Package
+		}
+		req.Roles = append(req.Roles, &identityv1.RoleGrant{Role: role.Role, Resource: resource})
+	}
+	resp, err := d.Identity.CreateApiKey(r.Context(), req)
+	if err != nil {
+		return err
+	}
+	edge.WriteJSON(w, http.StatusCreated, "application/json", keyOf(resp.GetApiKey(), resp.GetSecret()))
+	return nil
+}
+
+func (d *dialect) deleteKey(w http.ResponseWriter, r *http.Request) error {
+	key := r.PathValue("key")
+	_, err := d.Identity.RevokeApiKey(r.Context(), &identityv1.RevokeApiKeyRequest{Id: key})
+	if fault.Is(err, fault.NotFound) {
+		// A whole key must not come back in an answer, so only its public id is named.
+		id, _ := authn.ParseKeyID(key)
+		return fault.New(fault.NotFound, "key '%s' does not exist", id)
+	}
+	if err != nil {
+		return err
+	}
+	return writeNull(w, http.StatusOK)
+}
+
+func (d *dialect) me(w http.ResponseWriter, r *http.Request) error {
+	resp, err := d.Identity.GetMe(r.Context(), &identityv1.GetMeRequest{})
+	if err != nil {
+		return err
+	}
+	u := resp.GetUser()
+	edge.WriteJSON(w, http.StatusOK, "application/json", map[string]any{
+		"name": u.GetName(), "avatar_url": u.GetAvatarUrl(),
+		"user": map[string]string{"id": u.GetId(), "username": u.GetUsername()},
+	})
+	return nil
+}
+
+// dummyLogin logs anyone in as anyone. It is a route only in development.
+func (d *dialect) dummyLogin(w http.ResponseWriter, r *http.Request) error {
+	name := r.PathValue("username")
+	resp, err := d.Identity.CreateSession(authn.WithSelf(r.Context()), &identityv1.CreateSessionRequest{Username: name})
+	if fault.Is(err, fault.NotFound) {
+		return fault.New(fault.NotFound, "User '%s' not found", name)
+	}
+	if err != nil {
+		return err
+	}
+	http.SetCookie(w, &http.Cookie{
+		Name: edge.SessionCookie, Value: resp.GetSession(), Path: "/", Expires: resp.GetExpireTime().AsTime(),
+		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: r.TLS != nil,
+	})
+	http.Redirect(w, r, "/", http.StatusTemporaryRedirect)
+	return nil
+}
+
+func (d *dialect) logout(w http.ResponseWriter, r *http.Request) error {
+	if session := edge.SessionFrom(r.Context()); session != "" {
+		if _, err := d.Identity.DeleteSession(authn.WithSelf(r.Context()), &identityv1.DeleteSessionRequest{Session: session}); err != nil && !fault.Is(err, fault.NotFound) {
+			return err
+		}
+		d.Auth.Forget(edge.Credentials{Session: session})
+	}
+	http.SetCookie(w, &http.Cookie{Name: edge.SessionCookie, Path: "/", MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteLaxMode})
+	http.Redirect(w, r, "/", http.StatusSeeOther)
+	return nil
+}
+
+func (d *dialect) getJob(w http.ResponseWriter, r *http.Request) error {
+	id := r.PathValue("id")
+	job, err := d.Jobs.GetJob(r.Context(), &jobsv1.GetJobRequest{Id: id})
+	switch {
+	case fault.Is(err, fault.NotFound):
+		return fault.New(fault.NotFound, "Job with id %s not found", id)
+	case fault.Is(err, fault.Denied):
+		return &statusError{http.StatusUnauthorized, "Not allowed"}
+	case err != nil:
+		return err
+	}
+	data, err := (&edge.Marshaler{}).Marshal(jobToQuetz(job))
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, err = w.Write(data)
+	return ignoreGone(err)
+}

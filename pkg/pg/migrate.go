@@ -1,0 +1,221 @@
+package pg
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+
+	"github.com/entrepot-dev/entrepot/pkg/fault"
+)
+
+// versionTable holds a schema's applied migrations; it lies in the schema itself.
+const versionTable = "schema_version"
+
+// lockTimeout bounds what a migration waits for a lock: while it waits, every later query on the table waits behind it.
+const lockTimeout = "2s"
+
+// Schema is one PostgreSQL schema and the migrations that make it.
+type Schema struct {
+	// Name is the schema's name in SQL: lower-case letters and underscores.
+	Name string
+	// FS holds goose SQL files such as 00001_jobs.sql, at its root or in a directory called migrations.
+	FS fs.FS
+}
+
+// Status is how far a schema has come in a database.
+type Status struct {
+	Schema string
+	// Applied is the newest version in the database, 0 if the schema does not exist.
+	Applied int64
+	// Known is the newest version this program brings.
+	Known int64
+}
+
+// Current reports whether the database is where this program expects it.
+func (s Status) Current() bool { return s.Applied == s.Known }
+
+// Migrate brings one schema to the newest version in fsys, making it first if need be. Replicas that call it together
+// take turns. Each statement waits at most two seconds for a lock; if it fails for that (fault.LostRace), run it again.
+func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string, fsys fs.FS) error {
+	root, err := root(fsys)
+	if err != nil {
+		return fmt.Errorf("migrate %s: %w", schema, err)
+	}
+	// Connections of their own, outside the pool: they carry the lock timeout, and a small pool cannot starve them.
+	cfg := pool.Config().ConnConfig
+	cfg.Tracer = nil
+	cfg.RuntimeParams["lock_timeout"] = lockTimeout
+	cfg.RuntimeParams["client_min_messages"] = "warning"
+	db := stdlib.OpenDB(*cfg)
+	defer db.Close()
+	unlock, err := lockSchema(ctx, db, schema)
+	if err != nil {
+		return fmt.Errorf("migrate %s: wait for the migration lock: %w", schema, Classify(err))
+	}
+	defer unlock()
+	if _, err := db.ExecContext(ctx, "CREATE SCHEMA IF NOT EXISTS "+pgx.Identifier{schema}.Sanitize()); err != nil {
+		return fmt.Errorf("migrate %s: %w", schema, Classify(err))
+	}
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, root,
+		goose.WithTableName(schema+"."+versionTable),
+		goose.WithDisableGlobalRegistry(true),
+		goose.WithLogger(goose.NopLogger()),
+	)
+	if err != nil {
+		return fmt.Errorf("migrate %s: %w", schema, err)
+	}
+	if _, err := provider.Up(ctx); err != nil {
+		return fmt.Errorf("migrate %s: %w", schema, Classify(err))
+	}
+	return nil
+}
+
+// MigrateAll migrates the schemas in the given order and stops at the first failure.
+func MigrateAll(ctx context.Context, pool *pgxpool.Pool, schemas ...Schema) error {
+	for _, s := range schemas {
+		if err := Migrate(ctx, pool, s.Name, s.FS); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// MigrationStatus compares a schema of the database with fsys. It changes nothing.
+func MigrationStatus(ctx context.Context, db DB, schema string, fsys fs.FS) (Status, error) {
+	st := Status{Schema: schema}
+	var err error
+	if st.Known, err = newest(fsys); err != nil {
+		return st, fmt.Errorf("status of schema %s: %w", schema, err)
+	}
+	table := pgx.Identifier{schema, versionTable}.Sanitize()
+	var exists bool
+	if err := db.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", table).Scan(&exists); err != nil {
+		return st, fmt.Errorf("status of schema %s: %w", schema, Classify(err))
+	}
+	if exists {
+		if err := db.QueryRow(ctx, "SELECT coalesce(max(version_id), 0) FROM "+table+" WHERE is_applied").Scan(&st.Applied); err != nil {
+			return st, fmt.Errorf("status of schema %s: %w", schema, Classify(err))
+		}
+	}
+	return st, nil
+}
+
+// StatusAll returns the status of each schema, in the given order.
+func StatusAll(ctx context.Context, db DB, schemas ...Schema) ([]Status, error) {
+	all := make([]Status, 0, len(schemas))
+	for _, s := range schemas {
+		st, err := MigrationStatus(ctx, db, s.Name, s.FS)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, st)
+	}
+	return all, nil
+}
+
+// CheckAll returns an error that names every schema whose version this program was not made for. Replicas that do not
+// migrate themselves call it before they serve.
+func CheckAll(ctx context.Context, db DB, schemas ...Schema) error {
+	all, err := StatusAll(ctx, db, schemas...)
+	if err != nil {
+		return err
+	}
+	var older, newer []string
+	for _, st := range all {
+		what := fmt.Sprintf("%s is at %d, this program needs %d", st.Schema, st.Applied, st.Known)
+		switch {
+		case st.Applied < st.Known:
+			older = append(older, what)
+		case st.Applied > st.Known:
+			newer = append(newer, what)
+		}
+	}
+	switch {
+	case newer != nil:
+		return fault.New(fault.Precondition, "the database was migrated by a newer version of entrepot (%s): upgrade this program",
+			strings.Join(newer, "; ")).WithReason("SCHEMA_TOO_NEW")
+	case older != nil:
+		return fault.New(fault.Precondition, "the database is not up to date (%s): run entrepot migrate up",
+			strings.Join(older, "; ")).WithReason("SCHEMA_TOO_OLD")
+	}
+	return nil
+}
+
+// root returns the directory of fsys that holds the SQL files.
+func root(fsys fs.FS) (fs.FS, error) {
+	files, err := fs.Glob(fsys, "*.sql")
+	if err != nil {
+		return nil, err
+	}
+	if len(files) > 0 {
+		return fsys, nil
+	}
+	return fs.Sub(fsys, "migrations")
+}
+
+// newest returns the highest version among the SQL files.
+func newest(fsys fs.FS) (int64, error) {
+	dir, err := root(fsys)
+	if err != nil {
+		return 0, err
+	}
+	files, err := fs.Glob(dir, "*.sql")
+	if err != nil {
+		return 0, err
+	}
+	var max int64
+	for _, f := range files {
+		v, err := goose.NumericComponent(f)
+		if err != nil {
+			return 0, fmt.Errorf("migration %s: %w", f, err)
+		}
+		if v > max {
+			max = v
+		}
+	}
+	if max == 0 {
+		return 0, fault.New(fault.Internal, "no migrations found")
+	}
+	return max, nil
+}
+
+// lockPoll is how often a waiting replica asks again. It polls pg_try_advisory_lock instead of sleeping in
+// pg_advisory_lock because CREATE INDEX CONCURRENTLY waits for every older snapshot, the sleeper's included: a deadlock.
+const lockPoll = 50 * time.Millisecond
+
+// lockSchema lets one replica at a time migrate a schema. It stands around all that goose does, because goose makes its
+// version table before it takes its own session lock. The lock goes with the connection if we die.
+func lockSchema(ctx context.Context, db *sql.DB, schema string) (unlock func(), err error) {
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	h := fnv.New64a()
+	h.Write([]byte("entrepot migrate " + schema))
+	id := int64(h.Sum64())
+	for {
+		var got bool
+		if err := conn.QueryRowContext(ctx, "SELECT pg_try_advisory_lock($1)", id).Scan(&got); err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+		if got {
+			// Closing the connection releases the lock too: db is ours and closed right after.
+			return func() { _ = conn.Close() }, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(context.Cause(ctx), conn.Close())
+		case <-time.After(lockPoll):
+		}
+	}
+}

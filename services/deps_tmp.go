@@ -1,0 +1,25 @@
+package services
+
+import (
+	_ "github.com/entrepot-dev/entrepot/gateway"
+	_ "github.com/goccy/go-yaml"
+	_ "github.com/spf13/cobra"
+	_ "go.uber.org/goleak"
+	_ "github.com/google/go-cmp/cmp"
+	_ "golang.org/x/term"
+	_ "golang.org/x/sync/errgroup"
+	_ "golang.org/x/crypto/chacha20poly1305"
+	_ "github.com/jackc/pgx/v5"
+	_ "github.com/nats-io/nats.go"
+	_ "google.golang.org/grpc"
+	_ "google.golang.org/protobuf/proto"
+	_ "github.com/google/uuid"
+	_ "github.com/klauspost/compress/zstd"
+	_ "pgregory.net/rapid"
+	_ "go.opentelemetry.io/otel"
+	_ "google.golang.org/protobuf/testing/protocmp"
+	_ "github.com/hashicorp/golang-lru/v2"
+	_ "github.com/golang-jwt/jwt/v5"
+	_ "github.com/entrepot-dev/entrepot/pkg/fault"
+	_ "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
+)

@@ -1,0 +1,149 @@
+package jobs
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/entrepot-dev/entrepot/pkg/authn"
+	"github.com/entrepot-dev/entrepot/pkg/jobs"
+	jobsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
+)
+
+var stateFromProto = map[jobsv1.JobState]jobs.State{
+	jobsv1.JobState_JOB_STATE_SCHEDULED: jobs.Scheduled,
+	jobsv1.JobState_JOB_STATE_QUEUED:    jobs.Queued,
+	jobsv1.JobState_JOB_STATE_RUNNING:   jobs.Running,
+	jobsv1.JobState_JOB_STATE_SUCCEEDED: jobs.Succeeded,
+	jobsv1.JobState_JOB_STATE_DEAD:      jobs.Dead,
+	jobsv1.JobState_JOB_STATE_CANCELLED: jobs.Cancelled,
+}
+
+var stateToProto = func() map[jobs.State]jobsv1.JobState {
+	m := make(map[jobs.State]jobsv1.JobState, len(stateFromProto))
+	for p, s := range stateFromProto {
+		m[s] = p
+	}
+	return m
+}()
+
+// ownedBy reports whether the caller asked for the job. Users are told apart by id, since a name may be given anew.
+func ownedBy(info jobs.Info, c authn.Caller) bool {
+	owner, err := authn.Unmarshal(info.Principal.Data)
+	return err == nil && c.UserID != "" && owner.UserID == c.UserID
+}
+
+func (s *Service) toProto(ctx context.Context, info jobs.Info) (*jobsv1.Job, error) {
+	j := &jobsv1.Job{
+		Id: info.ID.String(), Number: info.Seq, Kind: info.Kind, Namespace: info.Namespace, Resource: info.Resource,
+		State: stateToProto[info.State], Priority: info.Priority.String(), Owner: info.Principal.Name,
+		Progress: progressToProto(info.Progress), Failures: int32(info.Failures), Error: info.LastError,
+		CreateTime: timestamppb.New(info.CreatedAt), StartAt: stamp(info.StartAt), StartTime: stamp(info.StartedAt),
+		FinishTime: stamp(info.FinishedAt), Action: actionOf(info), CancelRequested: info.CancelRequested,
+	}
+	if owner, err := authn.Unmarshal(info.Principal.Data); err == nil {
+		j.OwnerId = owner.UserID
+	}
+	if info.State == jobs.Succeeded {
+		j.Error = "" // of an attempt that did not matter in the end
+	}
+	if len(info.Result) > 0 {
+		result, err := resultToProto(info.Result)
+		if err != nil {
+			return nil, fmt.Errorf("result of job %s: %w", info.ID, err)
+		}
+		j.Result = result
+	}
+	if info.ScheduleID != uuid.Nil {
+		all, err := s.deps.Jobs.ListSchedules(ctx, info.Namespace)
+		if err != nil {
+			return nil, err
+		}
+		for _, sc := range all {
+			if sc.ID == info.ScheduleID {
+				j.RepeatEverySeconds = int64(sc.RepeatEvery / time.Second)
+			}
+		}
+	}
+	return j, nil
+}
+
+func progressToProto(p jobs.Progress) *jobsv1.Progress {
+	return &jobsv1.Progress{Done: p.Done, Total: p.Total, Bytes: p.Bytes, Message: p.Message}
+}
+
+func stamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+// resultToProto takes a JSON object as it is, and anything else under the key "value".
+func resultToProto(data []byte) (*structpb.Struct, error) {
+	var v any
+	if err := json.Unmarshal(data, &v); err != nil {
+		return nil, err
+	}
+	m, ok := v.(map[string]any)
+	if !ok {
+		m = map[string]any{"value": v}
+	}
+	return structpb.NewStruct(m)
+}
+
+// actionOf reads the field `action` that kinds started by a dialect keep in their arguments.
+func actionOf(info jobs.Info) string {
+	t, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName(info.ArgsType))
+	if err != nil {
+		return ""
+	}
+	fd := t.Descriptor().Fields().ByName("action")
+	if fd == nil || fd.Kind() != protoreflect.StringKind {
+		return ""
+	}
+	msg := t.New()
+	if err := proto.Unmarshal(info.Args, msg.Interface()); err != nil {
+		return ""
+	}
+	return msg.Get(fd).String()
+}
+
+func (s *Service) eventToProto(ctx context.Context, ev jobs.Event) (*jobsv1.JobEvent, error) {
+	out := &jobsv1.JobEvent{Id: ev.ID, Time: timestamppb.New(ev.Time)}
+	switch {
+	case ev.Progress != nil:
+		out.Event = &jobsv1.JobEvent_Progress{Progress: progressToProto(*ev.Progress)}
+	case ev.Log != nil:
+		out.Event = &jobsv1.JobEvent_Log{Log: &jobsv1.LogLine{Level: strings.ToLower(ev.Log.Level.String()), Text: ev.Log.Line}}
+	case ev.State != nil:
+		info, err := s.deps.Jobs.Get(ctx, ev.Job)
+		if err != nil {
+			return nil, err
+		}
+		job, err := s.toProto(ctx, info)
+		if err != nil {
+			return nil, err
+		}
+		// The row may have moved on since; each event tells its own state.
+		job.State = stateToProto[ev.State.State]
+		job.Progress = progressToProto(ev.State.Progress)
+		job.Failures, job.Error = int32(ev.State.Failures), ev.State.Error
+		if job.Result == nil && len(ev.State.Result) > 0 {
+			if job.Result, err = resultToProto(ev.State.Result); err != nil {
+				return nil, err
+			}
+		}
+		out.Event = &jobsv1.JobEvent_State{State: job}
+	}
+	return out, nil
+}

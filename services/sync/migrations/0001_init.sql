@@ -1,0 +1,37 @@
+-- +goose Up
+CREATE TABLE sync.subdirs (
+	channel_id    uuid        NOT NULL,
+	subdir        text        NOT NULL,
+	url           text        NOT NULL, -- of the upstream that was asked: a new URL forgets what the old one said
+	index_path    text        NOT NULL, -- the index file that was read; empty for a subdir that upstream does not have
+	etag          text        NOT NULL DEFAULT '',
+	last_modified timestamptz,
+	index_digest  bytea,                -- the index as it was received, compressed as it came
+	records       bigint      NOT NULL DEFAULT 0,
+	checked_at    timestamptz NOT NULL DEFAULT now(),
+	PRIMARY KEY (channel_id, subdir)
+);
+
+CREATE TABLE sync.status (
+	channel_id  uuid PRIMARY KEY,
+	url         text        NOT NULL,
+	job_id      uuid        NOT NULL,
+	result      jsonb       NOT NULL,
+	finished_at timestamptz NOT NULL DEFAULT now(),
+	-- What the last clean run was made from: upstream, settings and indexes. An equal one has nothing to do.
+	fingerprint bytea
+);
+
+-- What a running job has stored already, so that it asks for nothing twice after a crash.
+CREATE TABLE sync.downloads (
+	job_id  uuid   NOT NULL,
+	path    text   NOT NULL,
+	digest  bytea  NOT NULL,
+	size    bigint NOT NULL,
+	PRIMARY KEY (job_id, path)
+);
+
+-- +goose Down
+DROP TABLE sync.downloads;
+DROP TABLE sync.status;
+DROP TABLE sync.subdirs;

@@ -1,0 +1,44 @@
+package sync
+
+import syncv1 "github.com/entrepot-dev/entrepot/proto/entrepot/sync/v1"
+
+// maxFailures bounds the files that a result names; the count is always true.
+const maxFailures = 1000
+
+// Result is what came of a run, as the job keeps it: syncv1.SyncResult with JSON numbers.
+type Result struct {
+	Revision    int64     `json:"revision"`
+	Added       int64     `json:"added"`
+	Unchanged   int64     `json:"unchanged"`
+	Removed     int64     `json:"removed"`
+	Failed      int64     `json:"failed"`
+	Bytes       int64     `json:"bytes"`
+	NotModified int64     `json:"not_modified"`
+	Failures    []Failure `json:"failures"`
+	Warnings    []string  `json:"warnings"`
+}
+
+// Failure is a file that could not be mirrored.
+type Failure struct {
+	Path   string `json:"path"`
+	Error  string `json:"error"`
+	Reason string `json:"reason"`
+}
+
+func (r *Result) fail(path, reason, message string) {
+	r.Failed++
+	if len(r.Failures) < maxFailures {
+		r.Failures = append(r.Failures, Failure{Path: path, Error: message, Reason: reason})
+	}
+}
+
+func (r *Result) toProto() *syncv1.SyncResult {
+	out := &syncv1.SyncResult{
+		Revision: r.Revision, Added: r.Added, Unchanged: r.Unchanged, Removed: r.Removed, Failed: r.Failed,
+		Bytes: r.Bytes, NotModified: r.NotModified, Warnings: r.Warnings,
+	}
+	for _, f := range r.Failures {
+		out.Failures = append(out.Failures, &syncv1.FailedFile{Path: f.Path, Error: f.Error, Reason: f.Reason})
+	}
+	return out
+}

@@ -1,0 +1,148 @@
+package sync
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/entrepot-dev/entrepot/pkg/blob"
+	"github.com/entrepot-dev/entrepot/pkg/pg"
+	"github.com/entrepot-dev/entrepot/pkg/refs"
+)
+
+type store struct{ pool *pgxpool.Pool }
+
+// subdirState is what was last seen of an upstream subdir.
+type subdirState struct {
+	Subdir       string
+	IndexPath    string // empty: upstream does not have the subdir
+	ETag         string
+	LastModified *time.Time
+	IndexDigest  []byte
+	Records      int64
+	CheckedAt    time.Time
+}
+
+// subdirs returns what is known of the upstream at url, by subdir name.
+func (s store) subdirs(ctx context.Context, channel uuid.UUID, url string) ([]subdirState, error) {
+	rows, err := s.pool.Query(ctx, `
+		SELECT subdir, index_path, etag, last_modified, index_digest, records, checked_at
+		FROM sync.subdirs WHERE channel_id = $1 AND url = $2 ORDER BY subdir`, channel, url)
+	if err != nil {
+		return nil, pg.Classify(err)
+	}
+	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (d subdirState, err error) {
+		err = row.Scan(&d.Subdir, &d.IndexPath, &d.ETag, &d.LastModified, &d.IndexDigest, &d.Records, &d.CheckedAt)
+		return d, err
+	})
+	return all, pg.Classify(err)
+}
+
+// refKind owns the blobs of indexes; the owner is channel and subdir.
+const refKind = "sync.index"
+
+// putSubdir notes what was seen, and holds on to the index's blob in place of the one before.
+func (s store) putSubdir(ctx context.Context, channel uuid.UUID, url string, d subdirState) error {
+	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		owner := refs.Owner{Kind: refKind, ID: channel.String() + "/" + d.Subdir}
+		if _, err := refs.RemoveOwner(ctx, tx, owner); err != nil {
+			return err
+		}
+		if d.IndexDigest != nil {
+			if err := refs.Add(ctx, tx, refs.Ref{Digest: blob.Digest(d.IndexDigest), Owner: owner}); err != nil {
+				return err
+			}
+		}
+		_, err := tx.Exec(ctx, `
+			INSERT INTO sync.subdirs (channel_id, subdir, url, index_path, etag, last_modified, index_digest, records)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+			ON CONFLICT (channel_id, subdir) DO UPDATE SET url = $3, index_path = $4, etag = $5, last_modified = $6,
+				index_digest = $7, records = $8, checked_at = now()`,
+			channel, d.Subdir, url, d.IndexPath, d.ETag, d.LastModified, d.IndexDigest, d.Records)
+		return pg.Classify(err)
+	})
+}
+
+// touch notes that the subdirs were found unchanged.
+func (s store) touch(ctx context.Context, channel uuid.UUID, subdirs []string) error {
+	_, err := s.pool.Exec(ctx, `UPDATE sync.subdirs SET checked_at = now() WHERE channel_id = $1 AND subdir = ANY($2)`, channel, subdirs)
+	return pg.Classify(err)
+}
+
+type runStatus struct {
+	JobID       uuid.UUID
+	Result      Result
+	FinishedAt  time.Time
+	Fingerprint []byte
+}
+
+// status returns the last run that ended; pgx.ErrNoRows if there was none.
+func (s store) status(ctx context.Context, channel uuid.UUID) (st runStatus, err error) {
+	var raw []byte
+	err = s.pool.QueryRow(ctx, `SELECT job_id, result, finished_at, fingerprint FROM sync.status WHERE channel_id = $1`, channel).
+		Scan(&st.JobID, &raw, &st.FinishedAt, &st.Fingerprint)
+	if err != nil {
+		return st, err
+	}
+	if err := json.Unmarshal(raw, &st.Result); err != nil {
+		return st, fmt.Errorf("sync status of %s: %w", channel, err)
+	}
+	return st, nil
+}
+
+// finish notes a run's result and forgets its downloads, in the transaction that ends the job.
+func (s store) finish(ctx context.Context, tx pg.DB, channel, job uuid.UUID, url string, r Result, fingerprint []byte) error {
+	raw, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if _, err = tx.Exec(ctx, `DELETE FROM sync.downloads WHERE job_id = $1`, job); err != nil {
+		return pg.Classify(err)
+	}
+	_, err = tx.Exec(ctx, `
+		INSERT INTO sync.status (channel_id, url, job_id, result, fingerprint) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (channel_id) DO UPDATE SET url = $2, job_id = $3, result = $4, fingerprint = $5, finished_at = now()`,
+		channel, url, job, raw, fingerprint)
+	return pg.Classify(err)
+}
+
+// stored is a file that a job has downloaded.
+type stored struct {
+	Path   string
+	Digest blob.Digest
+	Size   int64
+}
+
+// addDownloads notes what a job has stored. A batch that was noted before is noted again without harm.
+func (s store) addDownloads(ctx context.Context, job uuid.UUID, files []stored) error {
+	paths, digests, sizes := make([]string, len(files)), make([][]byte, len(files)), make([]int64, len(files))
+	for i, f := range files {
+		paths[i], digests[i], sizes[i] = f.Path, f.Digest[:], f.Size
+	}
+	_, err := s.pool.Exec(ctx, `
+		INSERT INTO sync.downloads (job_id, path, digest, size) SELECT $1, p, d, s FROM unnest($2::text[], $3::bytea[], $4::bigint[]) AS t(p, d, s)
+		ON CONFLICT (job_id, path) DO UPDATE SET digest = excluded.digest, size = excluded.size`, job, paths, digests, sizes)
+	return pg.Classify(err)
+}
+
+// downloads returns what a job has stored, by path.
+func (s store) downloads(ctx context.Context, job uuid.UUID) (map[string]stored, error) {
+	rows, err := s.pool.Query(ctx, `SELECT path, digest, size FROM sync.downloads WHERE job_id = $1`, job)
+	if err != nil {
+		return nil, pg.Classify(err)
+	}
+	out := map[string]stored{}
+	var f stored
+	var digest []byte
+	_, err = pgx.ForEachRow(rows, []any{&f.Path, &digest, &f.Size}, func() error {
+		f.Digest = blob.Digest(digest)
+		out[f.Path] = f
+		return nil
+	})
+	return out, pg.Classify(err)
+}

@@ -1,0 +1,126 @@
+// Package sync copies upstream channels into mirror channels: plan, diff, apply (design D8).
+//
+// A run of the job `sync.channel` goes through these steps.
+//
+//  1. Which subdirs? Those of channeldata.json, else all that conda knows; noarch always.
+//  2. Each subdir's index is asked for with the ETag that was last seen: repodata.json.zst first, then .bz2, then plain.
+//     What comes is kept as a blob, as it came. If nothing at all has changed since the last clean run, the run ends here.
+//  3. The records of all indexes become a plan: a blob with path, digest, size and raw record of each file, sorted.
+//  4. channels.Diff says which of them are not stored yet.
+//  5. Those are downloaded, many at a time, each checked against size and digest while it streams in. What is stored is
+//     noted in batches: a run that was killed goes on where it was, and asks for nothing twice.
+//  6. channels.Apply makes the plan the next revision, in one transaction, under the job's claim. If somebody else moved
+//     the head meanwhile, steps 4 to 6 are done again; nothing is downloaded again.
+//
+// A file that cannot be had, or is not what the index says, fails alone: the channel keeps what it had at that path, the
+// result names the file and the reason, and the next run tries again. A subdir whose index cannot be read keeps all it
+// had. Nothing is ever removed because upstream did not answer.
+package sync
+
+import (
+	"context"
+	"embed"
+	"io/fs"
+	"log/slog"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/entrepot-dev/entrepot/pkg/blob"
+	"github.com/entrepot-dev/entrepot/pkg/fault"
+	"github.com/entrepot-dev/entrepot/pkg/fetch"
+	"github.com/entrepot-dev/entrepot/pkg/jobs"
+	"github.com/entrepot-dev/entrepot/pkg/pg"
+	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
+	syncv1 "github.com/entrepot-dev/entrepot/proto/entrepot/sync/v1"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Schema is the service's part of the database.
+var Schema = pg.Schema{Name: "sync", FS: sub(migrations)}
+
+func sub(f fs.FS) fs.FS {
+	d, err := fs.Sub(f, "migrations")
+	if err != nil {
+		panic(err) // only for a malformed name
+	}
+	return d
+}
+
+// Config says how syncs are run.
+type Config struct {
+	// Downloads is how many files one sync downloads at a time. More than the fetch client's limit per host only wait there.
+	Downloads int `koanf:"downloads"`
+	// Concurrency is how many syncs one process runs at a time.
+	Concurrency int `koanf:"concurrency"`
+	// MaxIndexSize bounds an index file as it is received, in bytes.
+	MaxIndexSize int64 `koanf:"max_index_size"`
+	// MaxFileSize bounds a package file whose size the index does not tell, in bytes.
+	MaxFileSize int64 `koanf:"max_file_size"`
+}
+
+// DefaultConfig suits two cores and a disk.
+func DefaultConfig() Config {
+	return Config{Downloads: 24, Concurrency: 4, MaxIndexSize: 2 << 30, MaxFileSize: 16 << 30}
+}
+
+// Validate refuses what cannot work.
+func (c Config) Validate() error {
+	switch {
+	case c.Downloads < 1 || c.Downloads > 1024:
+		return fault.Field("sync.downloads", "sync.downloads must lie between 1 and 1024")
+	case c.Concurrency < 1 || c.Concurrency > 256:
+		return fault.Field("sync.concurrency", "sync.concurrency must lie between 1 and 256")
+	case c.MaxIndexSize < 1 || c.MaxFileSize < 1:
+		return fault.Field("sync.max_file_size", "size limits must be positive")
+	}
+	return nil
+}
+
+// Deps are what the service and its jobs stand on.
+type Deps struct {
+	Pool     *pgxpool.Pool
+	Jobs     *jobs.Client
+	Channels channelsv1.ChannelServiceClient
+	Log      *slog.Logger
+}
+
+// Service implements syncv1.SyncServiceServer.
+type Service struct {
+	syncv1.UnimplementedSyncServiceServer
+	deps  Deps
+	store store
+}
+
+var _ syncv1.SyncServiceServer = (*Service)(nil)
+
+// New returns the service.
+func New(deps Deps) *Service { return &Service{deps: deps, store: store{deps.Pool}} }
+
+// WorkerDeps are what the job kinds stand on, beside what the service does.
+type WorkerDeps struct {
+	Deps
+	// Blobs keeps indexes, plans and packages.
+	Blobs blob.Store
+	// Fetch is the one client for outgoing requests.
+	Fetch  *fetch.Client
+	Config Config
+}
+
+// Kind of the job that syncs a channel.
+const Kind = "sync.channel"
+
+// KindSpec is how jobs of the kind are run: one per channel at a time, and a request while one runs joins it.
+func KindSpec(c Config) jobs.KindSpec {
+	return jobs.KindSpec{Kind: Kind, Timeout: timeout, MaxFailures: 5, Coalesce: jobs.Join, Concurrency: c.Concurrency}
+}
+
+// Register adds the job kinds to a pool's registry.
+func Register(reg *jobs.Registry, deps WorkerDeps) {
+	jobs.Register(reg, KindSpec(deps.Config), jobs.Worker[*syncv1.SyncJobArgs](&worker{deps: deps, store: store{deps.Pool}}))
+}
+
+func (s *Service) channel(ctx context.Context, name string) (*channelsv1.Channel, error) {
+	return s.deps.Channels.GetChannel(ctx, &channelsv1.GetChannelRequest{Channel: name})
+}

@@ -1,0 +1,298 @@
+package sync
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/entrepot-dev/entrepot/pkg/authn"
+	"github.com/entrepot-dev/entrepot/pkg/blob"
+	"github.com/entrepot-dev/entrepot/pkg/fault"
+	"github.com/entrepot-dev/entrepot/pkg/fetch"
+	"github.com/entrepot-dev/entrepot/pkg/jobs"
+	"github.com/entrepot-dev/entrepot/pkg/plan"
+	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
+	syncv1 "github.com/entrepot-dev/entrepot/proto/entrepot/sync/v1"
+)
+
+const (
+	// timeout bounds one attempt; a first sync of the largest public channel takes about that long on a fast line.
+	timeout = 24 * time.Hour
+	// maxRaces is how often a run starts over behind somebody else's publication.
+	maxRaces = 10
+	// applyTimeout bounds Diff and Apply, which work through plans of some hundred thousand files.
+	applyTimeout = 15 * time.Minute
+)
+
+type worker struct {
+	deps  WorkerDeps
+	store store
+}
+
+// Work runs one sync.
+func (w *worker) Work(ctx context.Context, job *jobs.Job[*syncv1.SyncJobArgs]) (any, error) {
+	caller, err := authn.Unmarshal(job.Principal.Data)
+	if err != nil {
+		return nil, jobs.Discard(fmt.Errorf("the job's principal cannot be read: %w", err))
+	}
+	caller.JobID, caller.Claim = job.ID.String(), job.Claim
+	ctx = authn.NewContext(ctx, caller)
+
+	id, err := uuid.Parse(job.Args.GetChannelId())
+	if err != nil {
+		return nil, jobs.Discard(fault.Field("channel_id", "not a UUID"))
+	}
+	ch, err := w.deps.Channels.GetChannel(ctx, &channelsv1.GetChannelRequest{Channel: job.Args.GetChannel()})
+	if fault.Is(err, fault.NotFound) || (err == nil && ch.GetId() != job.Args.GetChannelId()) {
+		return nil, w.gone(ctx, job.Namespace, job.Args.GetChannelId())
+	}
+	if err != nil {
+		return nil, err
+	}
+	url := ch.GetMirror().GetUrl()
+	remote, err := w.deps.Fetch.Remote(fetch.RemoteConfig{Name: ch.GetName(), Kind: "conda", BaseURL: url})
+	if err != nil {
+		return nil, jobs.Discard(err)
+	}
+	defer remote.Close()
+
+	r := &Result{Failures: []Failure{}, Warnings: []string{}}
+	run := &run{worker: w, job: job, ch: ch, id: id, url: url, remote: remote, result: r}
+	return run.do(ctx)
+}
+
+// gone ends a job whose channel was deleted, and the schedule that would bring it back.
+func (w *worker) gone(ctx context.Context, namespace, channel string) error {
+	err := pgx.BeginFunc(ctx, w.deps.Pool, func(tx pgx.Tx) error {
+		err := w.deps.Jobs.DeleteSchedule(ctx, tx, namespace, scheduleName(channel))
+		if fault.Is(err, fault.NotFound) {
+			return nil
+		}
+		return err
+	})
+	return jobs.Discard(errors.Join(fault.New(fault.NotFound, "the channel was deleted"), err))
+}
+
+// run is one attempt at a sync.
+type run struct {
+	*worker
+	job    *jobs.Job[*syncv1.SyncJobArgs]
+	ch     *channelsv1.Channel
+	id     uuid.UUID
+	url    string
+	remote *fetch.Remote
+	result *Result
+}
+
+func (r *run) do(ctx context.Context) (any, error) {
+	up := &upstream{remote: r.remote, blobs: r.deps.Blobs, store: r.store, channel: r.id, url: r.url, max: r.deps.Config.MaxIndexSize}
+	r.job.Progress(0, 0, 0, "reading the upstream's index")
+	settings := r.ch.GetMirror()
+	found, warnings, err := up.survey(ctx, settings.GetSubdirs(), r.job.Args.GetForce())
+	if err != nil {
+		return nil, fmt.Errorf("upstream %s: %w", fetch.Redact(r.url), err)
+	}
+	r.result.Warnings = append(r.result.Warnings, warnings...)
+	var unchanged []string
+	for _, ix := range found {
+		switch {
+		case ix.err != nil:
+		case ix.changed || ix.CheckedAt.IsZero():
+			if err := r.store.putSubdir(ctx, r.id, r.url, ix.subdirState); err != nil {
+				return nil, err
+			}
+		default:
+			unchanged = append(unchanged, ix.Subdir)
+			if ix.IndexPath != "" {
+				r.result.NotModified++
+			}
+		}
+	}
+	if err := r.store.touch(ctx, r.id, unchanged); err != nil {
+		return nil, err
+	}
+	print := fingerprint(settings, r.job.Args.GetInspect(), found)
+	last, err := r.store.status(ctx, r.id)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return nil, err
+	}
+	if err == nil && !r.job.Args.GetForce() && last.Fingerprint != nil && bytes.Equal(last.Fingerprint, print) && !anyFailed(found) {
+		r.result.Revision, r.result.Unchanged = r.ch.GetHead(), last.Result.Added+last.Result.Unchanged
+		return nil, r.finish(ctx, print)
+	}
+	digest, total, err := makePlan(ctx, r.deps.Blobs, settings, found, r.result)
+	if err != nil {
+		return nil, err
+	}
+	if total == 0 && r.result.Failed == 0 {
+		r.result.Warnings = append(r.result.Warnings, "the upstream lists no packages")
+	}
+	if err := r.publish(ctx, digest, total); err != nil {
+		return nil, err
+	}
+	if r.result.Failed > 0 {
+		print = nil // the next run tries again
+	}
+	return nil, r.finish(ctx, print)
+}
+
+func anyFailed(found []index) bool {
+	for _, ix := range found {
+		if ix.err != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// finish ends the job together with what is remembered of it.
+func (r *run) finish(ctx context.Context, print []byte) error {
+	for _, f := range r.result.Failures {
+		r.job.Log(slog.LevelError, f.Path+": "+f.Error)
+	}
+	for _, w := range r.result.Warnings {
+		r.job.Log(slog.LevelWarn, w)
+	}
+	return pgx.BeginFunc(ctx, r.deps.Pool, func(tx pgx.Tx) error {
+		if err := r.store.finish(ctx, tx, r.id, r.job.ID, r.url, *r.result, print); err != nil {
+			return err
+		}
+		return r.job.Complete(ctx, tx, r.result)
+	})
+}
+
+// publish downloads what is missing and makes the plan the channel's content.
+func (r *run) publish(ctx context.Context, digest blob.Digest, total int64) error {
+	policy := r.ch.GetMirror().GetRemovalPolicy()
+	got, err := r.store.downloads(ctx, r.job.ID)
+	if err != nil {
+		return err
+	}
+	failures := map[string]Failure{}
+	for range maxRaces {
+		diff, err := r.diff(ctx, digest, policy)
+		if err != nil {
+			return err
+		}
+		final := digest
+		if diff.GetMissingCount() > 0 {
+			if err := r.download(ctx, diff, got, failures); err != nil {
+				return err
+			}
+			if final, err = r.resolve(ctx, digest, got, failures); err != nil {
+				return err
+			}
+		}
+		resp, err := r.apply(ctx, final, diff.GetHead(), policy)
+		if fault.Is(err, fault.LostRace) && ctx.Err() == nil {
+			continue // somebody published meanwhile, or our claim is gone: the next Diff or Hold tells
+		}
+		if err != nil {
+			return err
+		}
+		r.result.Revision, r.result.Added, r.result.Removed = resp.GetRevision(), resp.GetAdded(), resp.GetRemoved()
+		r.result.Unchanged = resp.GetUnchanged()
+		for _, f := range failures {
+			r.result.fail(f.Path, f.Reason, f.Error)
+		}
+		r.job.Progress(total, total, r.result.Bytes, "published")
+		return nil
+	}
+	return fault.New(fault.LostRace, "the channel was published %d times while this sync tried to", maxRaces)
+}
+
+func (r *run) diff(ctx context.Context, digest blob.Digest, policy channelsv1.RemovalPolicy) (*channelsv1.DiffResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
+	defer cancel()
+	return r.deps.Channels.Diff(ctx, &channelsv1.DiffRequest{Channel: r.ch.GetName(), Plan: digest[:], RemovalPolicy: policy})
+}
+
+func (r *run) apply(ctx context.Context, digest blob.Digest, head int64, policy channelsv1.RemovalPolicy) (*channelsv1.ApplyResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
+	defer cancel()
+	return r.deps.Channels.Apply(ctx, &channelsv1.ApplyRequest{
+		Channel: r.ch.GetName(), Plan: digest[:], ExpectedHead: head, RemovalPolicy: policy,
+	})
+}
+
+// download fetches what the diff misses. got and failures grow.
+func (r *run) download(ctx context.Context, diff *channelsv1.DiffResponse, got map[string]stored, failures map[string]Failure) error {
+	missing, err := plan.Open(ctx, r.deps.Blobs, blob.Digest(diff.GetMissing()), plan.Limits{})
+	if err != nil {
+		return err
+	}
+	defer missing.Close()
+	total, bytesTotal := diff.GetMissingCount(), diff.GetMissingBytes()
+	d := &downloader{
+		remote: r.remote, blobs: r.deps.Blobs, store: r.store, job: r.job.ID, workers: r.deps.Config.Downloads,
+		maxFile: r.deps.Config.MaxFileSize, inspect: r.job.Args.GetInspect(), got: got,
+		progress: func(done, n int64) { r.job.Progress(done, total, n, "downloading "+sizeText(bytesTotal)) },
+	}
+	r.job.Progress(0, total, 0, "downloading "+sizeText(bytesTotal))
+	err = d.run(ctx, func() (*channelsv1.PlanEntry, error) {
+		for {
+			e, err := missing.Next()
+			if err != nil {
+				return nil, err
+			}
+			if _, ok := failures[e.GetPath()]; !ok {
+				return e, nil
+			}
+		}
+	})
+	r.result.Bytes += d.bytes.Load()
+	for _, f := range d.failed {
+		failures[f.Path] = f
+	}
+	return err
+}
+
+// resolve writes the plan anew with what was learnt: digests that the index did not tell, and files to be kept as they
+// are because they could not be had.
+func (r *run) resolve(ctx context.Context, digest blob.Digest, got map[string]stored, failures map[string]Failure) (blob.Digest, error) {
+	in, err := plan.Open(ctx, r.deps.Blobs, digest, plan.Limits{})
+	if err != nil {
+		return blob.Digest{}, err
+	}
+	defer in.Close()
+	info, err := plan.Put(ctx, r.deps.Blobs, in.Header(), func(add func(*channelsv1.PlanEntry) error) error {
+		for {
+			e, err := in.Next()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if _, failed := failures[e.GetPath()]; failed {
+				e.Keep, e.Record, e.Sha256, e.Md5 = true, nil, nil, nil
+			} else if f, ok := got[e.GetPath()]; ok && len(e.GetSha256()) == 0 {
+				e.Sha256, e.Size = f.Digest[:], f.Size
+			}
+			if err := add(e); err != nil {
+				return err
+			}
+		}
+	})
+	return info.Digest, err
+}
+
+// sizeText writes a number of bytes for a person.
+func sizeText(n int64) string {
+	switch {
+	case n >= 1<<30:
+		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+	case n >= 1<<20:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	case n >= 1<<10:
+		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+	}
+	return fmt.Sprintf("%d B", n)
+}
