@@ -164,11 +164,9 @@ func (m *Marshaler) appendValue(b []byte, fd protoreflect.FieldDescriptor, v pro
 }
 
 func appendString(b []byte, s string) ([]byte, error) {
-	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(s); err != nil {
+	text, err := MarshalJSON(s)
+	if err != nil {
 		return nil, err
 	}
-	return append(b, bytes.TrimSuffix(buf.Bytes(), []byte{'\n'})...), nil
+	return append(b, text...), nil
 }

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bytes"
 	"encoding/json"
 	"log/slog"
 	"math"
@@ -62,8 +63,12 @@ type ProblemViolation struct {
 // WriteProblem answers with err in the native API's shape. What is Internal is logged and not told.
 func WriteProblem(w http.ResponseWriter, r *http.Request, err error) {
 	f := Describe(r, err)
+	status := HTTPStatus(f.Kind)
+	if f.Reason == ReasonUploadTooLarge {
+		status = http.StatusRequestEntityTooLarge // no later moment will do, which is what 429 says
+	}
 	p := Problem{
-		Type: "about:blank", Title: http.StatusText(HTTPStatus(f.Kind)), Status: HTTPStatus(f.Kind),
+		Type: "about:blank", Title: http.StatusText(status), Status: status,
 		Detail: f.Message, Reason: f.Reason, RequestID: w.Header().Get("X-Request-Id"),
 	}
 	for _, v := range f.Violations {
@@ -93,7 +98,7 @@ func SetErrorHeaders(w http.ResponseWriter, f *fault.Error) {
 
 // WriteJSON answers with v.
 func WriteJSON(w http.ResponseWriter, status int, contentType string, v any) {
-	data, err := json.Marshal(v)
+	data, err := MarshalJSON(v)
 	if err != nil {
 		status, data = http.StatusInternalServerError, []byte(`{"detail":"internal error"}`)
 	}
@@ -101,4 +106,15 @@ func WriteJSON(w http.ResponseWriter, status int, contentType string, v any) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 	w.WriteHeader(status)
 	_, _ = w.Write(data)
+}
+
+// MarshalJSON is json.Marshal without the escapes for HTML, which would change the bytes of raw records inside v.
+func MarshalJSON(v any) ([]byte, error) {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(buf.Bytes(), []byte{'\n'}), nil
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -31,11 +32,27 @@ func (r *recorder) Write(p []byte) (int, error) {
 	return r.ResponseWriter.Write(p)
 }
 
-// ReadFrom keeps net/http's fast path.
+// ReadFrom keeps net/http's fast path for files, which is sendfile. For what is in memory that path is a slow one: it
+// sends the header by itself and takes a fresh buffer for each answer, so such bytes are written instead.
 func (r *recorder) ReadFrom(src io.Reader) (int64, error) {
 	r.implicit()
-	return io.Copy(r.ResponseWriter, src)
+	l, ok := src.(*io.LimitedReader) // what http.ServeContent makes
+	if !ok {
+		return io.Copy(r.ResponseWriter, src)
+	}
+	if _, file := l.R.(syscall.Conn); file {
+		return io.Copy(r.ResponseWriter, src)
+	}
+	buf := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(buf)
+	return io.CopyBuffer(struct{ io.Writer }{r.ResponseWriter}, src, *buf)
 }
+
+// copyBuffers are as long as most packages, so that these leave in one write.
+var copyBuffers = sync.Pool{New: func() any {
+	b := make([]byte, 128<<10)
+	return &b
+}}
 
 // Flush lets event streams out at once.
 func (r *recorder) Flush() {

@@ -77,6 +77,7 @@ func newRouter(dialects []*Dialect) (rt *router, err error) {
 			rt.owner[pattern] = d
 		}
 	}
+	rt.mux.HandleFunc("/", rt.miss)
 	return rt, nil
 }
 
@@ -93,20 +94,19 @@ func (rt *router) dialectOf(path string) *Dialect {
 }
 
 // route answers r. The path has been cleaned of a trailing slash.
-func (rt *router) route(w http.ResponseWriter, r *http.Request) {
-	h, pattern := rt.mux.Handler(r)
-	if rt.owner[pattern] == nil {
-		d := rt.dialectOf(r.URL.Path)
-		if allow := rt.allowed(r); allow != "" {
-			w.Header().Set("Allow", allow)
-			d.NoRoute(w, r, http.StatusMethodNotAllowed)
-			return
-		}
-		d.NoRoute(w, r, http.StatusNotFound)
+func (rt *router) route(w http.ResponseWriter, r *http.Request) { rt.mux.ServeHTTP(w, r) }
+
+// miss answers what no route is for. It stands at the pattern that everything else comes before, so that a request is
+// matched once.
+func (rt *router) miss(w http.ResponseWriter, r *http.Request) {
+	r.Pattern = "" // no route
+	d := rt.dialectOf(r.URL.Path)
+	if allow := rt.allowed(r); allow != "" {
+		w.Header().Set("Allow", allow)
+		d.NoRoute(w, r, http.StatusMethodNotAllowed)
 		return
 	}
-	_ = h
-	rt.mux.ServeHTTP(w, r)
+	d.NoRoute(w, r, http.StatusNotFound)
 }
 
 // allowed lists the methods that the path has routes for.

@@ -65,7 +65,13 @@ func (u *Uploads) Stage(ctx context.Context, r io.Reader, size, remaining int64)
 	return Staged{SHA256: info.Digest[:], MD5: info.MD5[:], Size: info.Size}, nil
 }
 
+// ReasonUploadTooLarge is the reason of the fault that refuses an upload for the server's own limit.
+const ReasonUploadTooLarge = "UPLOAD_TOO_LARGE"
+
 func tooLarge(limit int64) error {
+	if limit < 0 {
+		return fault.New(fault.Exhausted, "%w for this server", ErrTooLarge).WithReason(ReasonUploadTooLarge)
+	}
 	return fault.New(fault.Exhausted, "the upload is larger than the %d bytes that are left: %w", limit, ErrTooLarge).WithReason("QUOTA")
 }
 

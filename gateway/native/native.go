@@ -83,6 +83,7 @@ func New(ctx context.Context, deps Deps) (*edge.Dialect, error) {
 		}
 		routes = append(routes, rs...)
 	}
+	routes = mergeVerbs(routes)
 	a := &api{
 		channels: channelsv1.NewChannelServiceClient(conns["channels"]), jobs: jobsv1.NewJobServiceClient(conns["jobs"]),
 		uploads: deps.Uploads, files: deps.Files,
@@ -142,7 +143,7 @@ func restRoutes(service protoreflect.FullName, h http.Handler) ([]edge.Route, er
 		method, path := binding(rule)
 		routes = append(routes, edge.Route{Method: method, Pattern: muxPattern(path), Kind: edge.Proto, Summary: string(m.Name()), Handler: h})
 	}
-	return mergeVerbs(routes), nil
+	return routes, nil
 }
 
 func binding(rule *annotations.HttpRule) (method, path string) {

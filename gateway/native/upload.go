@@ -1,12 +1,16 @@
 package native
 
 import (
+	"context"
 	"encoding/hex"
+	"errors"
 	"net/http"
+	"path"
 	"strconv"
 	"strings"
 
 	"github.com/entrepot-dev/entrepot/gateway/edge"
+	"github.com/entrepot-dev/entrepot/pkg/conda/dist"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 )
@@ -39,17 +43,21 @@ func (a *api) upload(w http.ResponseWriter, r *http.Request) error {
 		Channel: channel, Force: force,
 		Files: []*channelsv1.StagedFile{{Filename: filename, Sha256: staged.SHA256, Md5: staged.MD5, Size: staged.Size}},
 	})
-	status := http.StatusCreated
-	if f, ok := err.(*fault.Error); ok && f.Reason == "DUPLICATE_EQUAL" {
+	status, file := http.StatusCreated, (*channelsv1.File)(nil)
+	var f *fault.Error
+	switch {
+	case errors.As(err, &f) && f.Reason == "DUPLICATE_EQUAL":
 		status = http.StatusOK
-		resp = &channelsv1.AddFilesResponse{Files: []*channelsv1.File{{
-			Path: filename, Sha256: hex.EncodeToString(staged.SHA256), Md5: hex.EncodeToString(staged.MD5), Size: staged.Size,
-		}}}
-	} else if err != nil {
+		if file, err = a.listed(r.Context(), channel, filename, hex.EncodeToString(staged.SHA256)); err != nil {
+			return err
+		}
+	case err != nil:
 		return err
+	default:
+		file = resp.GetFiles()[0]
+		a.files.Changed(channel)
 	}
-	a.files.Changed(channel)
-	data, err := (&edge.Marshaler{}).Marshal(resp.GetFiles()[0])
+	data, err := (&edge.Marshaler{}).Marshal(file)
 	if err != nil {
 		return err
 	}
@@ -57,4 +65,27 @@ func (a *api) upload(w http.ResponseWriter, r *http.Request) error {
 	w.WriteHeader(status)
 	_, _ = w.Write(data)
 	return nil
+}
+
+// listed returns the file as it stands in the channel.
+func (a *api) listed(ctx context.Context, channel, filename, sha256 string) (*channelsv1.File, error) {
+	d, err := dist.ParseFilename(filename)
+	if err != nil {
+		return nil, fault.Field("filename", "%w", err)
+	}
+	req := &channelsv1.ListFilesRequest{Channel: channel, Package: d.Name, PageSize: 1000}
+	for {
+		resp, err := a.channels.ListFiles(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range resp.GetFiles() {
+			if path.Base(f.GetPath()) == filename && f.GetSha256() == sha256 {
+				return f, nil
+			}
+		}
+		if req.PageToken = resp.GetNextPageToken(); req.PageToken == "" {
+			return nil, fault.New(fault.LostRace, "%s was there and is gone", filename) // deleted in between: a repeat will do
+		}
+	}
 }

@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"mime"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/entrepot-dev/entrepot/gateway/edge"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 )
 
@@ -24,8 +26,14 @@ type form struct {
 	at       []any
 }
 
-// readForm reads a request's JSON object, whatever the Content-Type says: curl's default names a form.
+// readForm reads a request's JSON object, whatever the Content-Type says: curl's default names a form. With a login
+// cookie only application/json will do, which no form of a foreign web page can send.
 func readForm(r *http.Request) (*form, error) {
+	if edge.SessionFrom(r.Context()) != "" {
+		if ct, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || ct != "application/json" {
+			return nil, &statusError{http.StatusUnsupportedMediaType, "with a login cookie the Content-Type must be application/json"}
+		}
+	}
 	data, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
 	if err != nil {
 		var tooBig *http.MaxBytesError

@@ -51,7 +51,9 @@ func statusOf(f *fault.Error) int {
 		return http.StatusMethodNotAllowed
 	case "QUOTA":
 		return http.StatusUnprocessableEntity
-	case "PACKAGE_FILE":
+	case edge.ReasonUploadTooLarge:
+		return http.StatusRequestEntityTooLarge
+	case "FILENAME_INVALID", "FILENAME_MISMATCH", "PACKAGE_INVALID", "PACKAGE_MISMATCH", "PACKAGE_FILE":
 		return http.StatusBadRequest
 	}
 	if f.Kind == fault.Invalid {
@@ -85,7 +87,7 @@ func noRoute(w http.ResponseWriter, r *http.Request, status int) {
 	}[status]})
 }
 
-// kindError refuses a write on a channel whose kind takes none.
+// kindError refuses a route on a channel of a kind that does not have it.
 func kindError(kind string) error {
 	return &statusError{http.StatusMethodNotAllowed, "This method is not implemented for " + kind + " channels"}
 }

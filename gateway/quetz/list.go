@@ -1,7 +1,6 @@
 package quetz
 
 import (
-	"encoding/json"
 	"net/http"
 
 	"google.golang.org/protobuf/proto"
@@ -27,7 +26,7 @@ func (l *list) add(v any) error {
 	if msg, ok := v.(proto.Message); ok {
 		data, err = l.m.Marshal(msg)
 	} else {
-		data, err = json.Marshal(v)
+		data, err = edge.MarshalJSON(v)
 	}
 	if err != nil {
 		return err

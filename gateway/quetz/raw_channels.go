@@ -2,12 +2,14 @@ package quetz
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/entrepot-dev/entrepot/gateway/edge"
+	"github.com/entrepot-dev/entrepot/pkg/fault"
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 	quetzv1 "github.com/entrepot-dev/entrepot/proto/entrepot/rest/quetz/v1"
 )
@@ -264,7 +266,7 @@ func (d *dialect) setMember(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if _, err := d.Channels.SetMember(r.Context(), req); err != nil {
-		return err
+		return unknownUser(err, req.GetUsername())
 	}
 	return writeNull(w, http.StatusCreated)
 }
@@ -276,25 +278,23 @@ func (d *dialect) removeMember(w http.ResponseWriter, r *http.Request) error {
 	}
 	_, err := d.Channels.RemoveMember(r.Context(), &channelsv1.RemoveMemberRequest{Channel: r.PathValue("channel"), Username: name})
 	if err != nil {
-		return err
+		return unknownUser(err, name)
 	}
 	return writeNull(w, http.StatusOK)
 }
 
-func queryMissing(name string) error {
-	return invalidFields{{Type: "missing", Loc: []any{"query", name}, Msg: "Field required", Input: json.RawMessage("null")}}
+// unknownUser words as Quetz does that a user does not exist. Channels and memberships that do not have reasons of
+// their own.
+func unknownUser(err error, name string) error {
+	var f *fault.Error
+	if errors.As(err, &f) && f.Kind == fault.NotFound && f.Reason == "" {
+		return fault.New(fault.NotFound, "user %s not found", name)
+	}
+	return err
 }
 
-// writable returns a channel that takes uploads and deletions, or the error that Quetz gives, in its order.
-func (d *dialect) writable(r *http.Request) (*channelsv1.Channel, error) {
-	ch, err := d.Channels.GetChannel(r.Context(), &channelsv1.GetChannelRequest{Channel: r.PathValue("channel")})
-	if err != nil {
-		return nil, err
-	}
-	if mode := modeOf(ch.GetKind()); mode != "" {
-		return nil, kindError(mode)
-	}
-	return ch, nil
+func queryMissing(name string) error {
+	return invalidFields{{Type: "missing", Loc: []any{"query", name}, Msg: "Field required", Input: json.RawMessage("null")}}
 }
 
 // listed returns a channel that has package lists: hosted or mirror.
@@ -304,4 +304,14 @@ func (d *dialect) listed(r *http.Request) (*channelsv1.Channel, error) {
 		return nil, kindError("proxy")
 	}
 	return ch, err
+}
+
+// listedFor is listed for the routes of one package. Who may not read the channel may yet have a role on the package:
+// then the channel's name is taken as it was sent, and the call about the package decides.
+func (d *dialect) listedFor(r *http.Request) (channel string, err error) {
+	ch, err := d.listed(r)
+	if fault.Is(err, fault.Denied) {
+		return r.PathValue("channel"), nil
+	}
+	return ch.GetName(), err
 }

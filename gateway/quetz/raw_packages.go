@@ -36,15 +36,12 @@ func (d *dialect) listPackages(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (d *dialect) deletePackage(w http.ResponseWriter, r *http.Request) error {
-	ch, err := d.writable(r)
+	channel := r.PathValue("channel")
+	_, err := d.Channels.DeletePackage(r.Context(), &channelsv1.DeletePackageRequest{Channel: channel, Package: r.PathValue("package")})
 	if err != nil {
 		return err
 	}
-	_, err = d.Channels.DeletePackage(r.Context(), &channelsv1.DeletePackageRequest{Channel: ch.GetName(), Package: r.PathValue("package")})
-	if err != nil {
-		return err
-	}
-	d.Files.Changed(ch.GetId())
+	d.Files.Changed(channel)
 	return writeNull(w, http.StatusOK)
 }
 
@@ -107,12 +104,12 @@ func (d *dialect) versions(r *http.Request, channel string, skip, limit int64, t
 }
 
 func (d *dialect) listVersions(w http.ResponseWriter, r *http.Request) error {
-	ch, err := d.listed(r)
+	channel, err := d.listedFor(r)
 	if err != nil {
 		return err
 	}
 	list := newList(w)
-	_, err = d.versions(r, ch.GetName(), 0, -1, func(v version) error { return list.add(v) })
+	_, err = d.versions(r, channel, 0, -1, func(v version) error { return list.add(v) })
 	return list.end(err)
 }
 
@@ -128,7 +125,7 @@ type pagination struct {
 }
 
 func (d *dialect) pageVersions(w http.ResponseWriter, r *http.Request) error {
-	ch, err := d.listed(r)
+	channel, err := d.listedFor(r)
 	if err != nil {
 		return err
 	}
@@ -142,7 +139,7 @@ func (d *dialect) pageVersions(w http.ResponseWriter, r *http.Request) error {
 	if filtered { // the filter comes before the page
 		from, most = 0, -1
 	}
-	total, err := d.versions(r, ch.GetName(), from, most, func(v version) error { all.Result = append(all.Result, v); return nil })
+	total, err := d.versions(r, channel, from, most, func(v version) error { all.Result = append(all.Result, v); return nil })
 	if err != nil {
 		return err
 	}
@@ -194,32 +191,26 @@ func (d *dialect) findVersion(r *http.Request, channel string) (*channelsv1.File
 }
 
 func (d *dialect) getVersion(w http.ResponseWriter, r *http.Request) error {
-	ch, err := d.listed(r)
+	channel, err := d.listedFor(r)
 	if err != nil {
 		return err
 	}
-	f, err := d.findVersion(r, ch.GetName())
+	f, err := d.findVersion(r, channel)
 	if err != nil {
 		return err
 	}
-	edge.WriteJSON(w, http.StatusOK, "application/json", versionOf(ch.GetName(), f))
+	edge.WriteJSON(w, http.StatusOK, "application/json", versionOf(channel, f))
 	return nil
 }
 
 func (d *dialect) deleteVersion(w http.ResponseWriter, r *http.Request) error {
-	ch, err := d.writable(r)
-	if err != nil {
-		return err
-	}
-	_, err = d.Channels.DeleteFile(r.Context(), &channelsv1.DeleteFileRequest{
-		Channel: ch.GetName(), Path: r.PathValue("platform") + "/" + r.PathValue("filename"),
+	channel := r.PathValue("channel")
+	_, err := d.Channels.DeleteFile(r.Context(), &channelsv1.DeleteFileRequest{
+		Channel: channel, Path: r.PathValue("platform") + "/" + r.PathValue("filename"),
 	})
-	if fault.Is(err, fault.NotFound) {
-		return fault.New(fault.NotFound, "Package version not found")
-	}
 	if err != nil {
 		return err
 	}
-	d.Files.Changed(ch.GetId())
+	d.Files.Changed(channel)
 	return writeNull(w, http.StatusOK)
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"math"
 	"mime/multipart"
 	"net/http"
 	"strings"
@@ -13,66 +14,61 @@ import (
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 )
 
-// maxFormFiles bounds the files of one multipart request, which land in one revision together.
-const maxFormFiles = 1000
+const (
+	// maxFormFiles bounds the files of one multipart request, which land in one revision together.
+	maxFormFiles = 1000
+	// maxOtherParts and maxOtherPart bound what is read of parts that mean nothing here: forms of browsers may have some.
+	maxOtherParts = 16
+	maxOtherPart  = 4 << 10
+)
 
 // upload takes one package as the request's body. Who may not upload is told so before the body is read.
 func (d *dialect) upload(w http.ResponseWriter, r *http.Request) error {
-	ch, err := d.writable(r)
-	if err != nil {
-		return err
-	}
+	channel, filename := r.PathValue("channel"), r.PathValue("filename")
 	force, err := queryBool(r, "force", false)
 	if err != nil {
 		return err
 	}
-	filename := r.PathValue("filename")
-	check, err := d.Channels.CheckUpload(r.Context(), &channelsv1.CheckUploadRequest{
-		Channel: ch.GetName(), Filename: filename, Size: max(r.ContentLength, 0), Force: force,
-	})
+	check := &channelsv1.CheckUploadRequest{Channel: channel, Filename: filename, Size: max(r.ContentLength, 0), Force: force}
+	left, err := d.Channels.CheckUpload(r.Context(), check)
 	if err != nil {
 		return err
 	}
 	if !r.URL.Query().Has("sha256") {
 		return queryMissing("sha256")
 	}
-	staged, err := d.Uploads.Stage(r.Context(), r.Body, r.ContentLength, check.GetRemaining())
+	staged, err := d.Uploads.Stage(r.Context(), r.Body, r.ContentLength, left.GetRemaining())
 	if err != nil {
-		return overQuota(err, ch)
+		return d.overQuota(r, check, err)
 	}
 	if want := r.URL.Query().Get("sha256"); want != "" && !strings.EqualFold(want, hex.EncodeToString(staged.SHA256)) {
 		return &statusError{http.StatusNotAcceptable, "Wrong SHA256 checksum"}
 	}
 	_, err = d.Channels.AddFiles(r.Context(), &channelsv1.AddFilesRequest{
-		Channel: ch.GetName(), Force: force,
+		Channel: channel, Force: force,
 		Files: []*channelsv1.StagedFile{{Filename: filename, Sha256: staged.SHA256, Md5: staged.MD5, Size: staged.Size}},
 	})
 	if err != nil {
-		if fault.Is(err, fault.Conflict) {
-			return fault.New(fault.Conflict, "Duplicate")
-		}
 		return err
 	}
-	d.Files.Changed(ch.GetId())
+	d.Files.Changed(channel)
 	return writeNull(w, http.StatusCreated)
 }
 
 // uploadForm takes any number of packages as multipart parts named files; all are published together or none is.
 func (d *dialect) uploadForm(w http.ResponseWriter, r *http.Request) error {
-	ch, err := d.writable(r)
-	if err != nil {
-		return err
-	}
-	check, err := d.Channels.CheckUpload(r.Context(), &channelsv1.CheckUploadRequest{Channel: ch.GetName()})
-	if err != nil {
+	channel := r.PathValue("channel")
+	_, err := d.Channels.CheckUpload(r.Context(), &channelsv1.CheckUploadRequest{Channel: channel})
+	// Who may not upload here may yet have a role on the package, which only the parts' headers name: each is checked
+	// before its bytes are read.
+	if err != nil && !fault.Is(err, fault.Denied) {
 		return err
 	}
 	parts, err := r.MultipartReader()
 	if err != nil {
-		return invalidFields{{Type: "missing", Loc: []any{"body", "files"}, Msg: "Field required", Input: []byte("null")}}
+		return formMissing("files")
 	}
-	req := &channelsv1.AddFilesRequest{Channel: ch.GetName(), Package: r.PathValue("package")}
-	remaining := check.GetRemaining()
+	form := &uploadParts{d: d, r: r, req: &channelsv1.AddFilesRequest{Channel: channel, Package: r.PathValue("package")}}
 	for {
 		part, err := parts.NextPart()
 		if errors.Is(err, io.EOF) {
@@ -81,21 +77,34 @@ func (d *dialect) uploadForm(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return fault.New(fault.Invalid, "the multipart body ended early")
 		}
-		if err := d.takePart(r, ch, part, req, &remaining); err != nil {
+		if err := form.take(part); err != nil {
 			return err
 		}
 	}
-	if len(req.GetFiles()) == 0 {
-		return invalidFields{{Type: "missing", Loc: []any{"body", "files"}, Msg: "Field required", Input: []byte("null")}}
+	if len(form.req.GetFiles()) == 0 {
+		return formMissing("files")
 	}
-	if _, err := d.Channels.AddFiles(r.Context(), req); err != nil {
+	if _, err := d.Channels.AddFiles(r.Context(), form.req); err != nil {
+		var f *fault.Error
+		if errors.As(err, &f) && f.Kind == fault.Conflict && len(f.Violations) > 0 {
+			return fault.New(fault.Conflict, "Duplicate %s", f.Violations[0].Description)
+		}
 		return err
 	}
-	d.Files.Changed(ch.GetId())
+	d.Files.Changed(channel)
 	return writeNull(w, http.StatusCreated)
 }
 
-func (d *dialect) takePart(r *http.Request, ch *channelsv1.Channel, part *multipart.Part, req *channelsv1.AddFilesRequest, remaining *int64) error {
+// uploadParts is a multipart request on its way in.
+type uploadParts struct {
+	d      *dialect
+	r      *http.Request
+	req    *channelsv1.AddFilesRequest
+	staged int64 // bytes so far
+	others int   // parts that are neither files nor force
+}
+
+func (u *uploadParts) take(part *multipart.Part) error {
 	defer part.Close()
 	switch part.FormName() {
 	case "force":
@@ -103,42 +112,57 @@ func (d *dialect) takePart(r *http.Request, ch *channelsv1.Channel, part *multip
 		if err != nil {
 			return fault.New(fault.Invalid, "the multipart body ended early")
 		}
-		force, err := parseBool(string(value))
-		if err != nil {
+		if u.req.Force, err = parseBool(string(value)); err != nil {
 			return invalidFields{{Type: "bool_parsing", Loc: []any{"body", "force"}, Msg: "Input should be a valid boolean, unable to interpret input", Input: []byte("null")}}
 		}
-		req.Force = force
 		return nil
 	case "files":
-		if len(req.GetFiles()) == maxFormFiles {
-			return fault.Field("files", "at most %d files fit in one request", maxFormFiles).WithReason("PACKAGE_FILE")
-		}
-		// The name and the right to it are checked at the part's header, before its bytes are stored.
-		filename := part.FileName()
-		if _, err := d.Channels.CheckUpload(r.Context(), &channelsv1.CheckUploadRequest{
-			Channel: ch.GetName(), Filename: filename, Force: req.GetForce(),
-		}); err != nil {
-			return err
-		}
-		staged, err := d.Uploads.Stage(r.Context(), part, -1, *remaining)
-		if err != nil {
-			return overQuota(err, ch)
-		}
-		if *remaining >= 0 {
-			*remaining -= min(*remaining, staged.Size)
-		}
-		req.Files = append(req.Files, &channelsv1.StagedFile{Filename: filename, Sha256: staged.SHA256, Md5: staged.MD5, Size: staged.Size})
-		return nil
-	default:
-		_, err := io.Copy(io.Discard, io.LimitReader(part, 1<<20))
-		return err
+		return u.takeFile(part)
 	}
+	if u.others++; u.others > maxOtherParts {
+		return fault.Field("files", "only the parts files and force are known here").WithReason("PACKAGE_FILE")
+	}
+	if n, err := io.Copy(io.Discard, io.LimitReader(part, maxOtherPart+1)); err != nil || n > maxOtherPart {
+		return fault.Field("files", "only the parts files and force are known here").WithReason("PACKAGE_FILE")
+	}
+	return nil
 }
 
-// overQuota words the size limit of an upload as the channel's quota.
-func overQuota(err error, ch *channelsv1.Channel) error {
-	if errors.Is(err, edge.ErrTooLarge) && ch.SizeLimit != nil {
-		return fault.New(fault.Exhausted, "%s is above quota of %d bytes", ch.GetName(), ch.GetSizeLimit()).WithReason("QUOTA")
+// takeFile checks the name and the right to it at the part's header, before its bytes are stored.
+func (u *uploadParts) takeFile(part *multipart.Part) error {
+	if len(u.req.GetFiles()) == maxFormFiles {
+		return fault.Field("files", "at most %d files fit in one request", maxFormFiles).WithReason("PACKAGE_FILE")
+	}
+	check := &channelsv1.CheckUploadRequest{Channel: u.req.GetChannel(), Filename: part.FileName(), Force: u.req.GetForce()}
+	left, err := u.d.Channels.CheckUpload(u.r.Context(), check)
+	if err != nil {
+		return err
+	}
+	remaining := left.GetRemaining()
+	if remaining >= 0 {
+		remaining = max(remaining-u.staged, 0)
+	}
+	staged, err := u.d.Uploads.Stage(u.r.Context(), part, -1, remaining)
+	if err != nil {
+		return u.d.overQuota(u.r, check, err)
+	}
+	u.staged += staged.Size
+	u.req.Files = append(u.req.Files, &channelsv1.StagedFile{Filename: part.FileName(), Sha256: staged.SHA256, Md5: staged.MD5, Size: staged.Size})
+	return nil
+}
+
+// overQuota words an upload that broke the channel's limit as the channel does when it is told of such a size before.
+func (d *dialect) overQuota(r *http.Request, check *channelsv1.CheckUploadRequest, err error) error {
+	if !errors.Is(err, edge.ErrTooLarge) {
+		return err
+	}
+	check.Size = math.MaxInt64
+	if _, cerr := d.Channels.CheckUpload(r.Context(), check); cerr != nil {
+		return cerr
 	}
 	return err
+}
+
+func formMissing(name string) error {
+	return invalidFields{{Type: "missing", Loc: []any{"body", name}, Msg: "Field required", Input: []byte("null")}}
 }

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/entrepot-dev/entrepot/pkg/authn"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 	jobsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
@@ -133,7 +134,8 @@ func (s *Service) start(ctx context.Context, req *quetzv1.ActionRequest) (*quetz
 		if rerr != nil {
 			return nil, rerr
 		}
-		job, err = s.Jobs.GetJob(ctx, &jobsv1.GetJobRequest{Id: resp.GetJobId()})
+		// The job is the platform's: an upload may have queued it before. Who may start it may see that it is there.
+		job, err = s.Jobs.GetJob(authn.WithSelf(ctx), &jobsv1.GetJobRequest{Id: resp.GetJobId()})
 	default:
 		start := &syncv1.StartSyncRequest{
 			Channel: ch.GetName(), Inspect: req.GetAction() == "synchronize",
@@ -170,6 +172,9 @@ func checkAction(kind channelsv1.ChannelKind, channel, action string) error {
 // refuseProxy answers the list and package routes of a proxy, which knows no packages of its own.
 func (s *Service) refuseProxy(ctx context.Context, name string) error {
 	ch, err := s.Channels.GetChannel(ctx, &channelsv1.GetChannelRequest{Channel: name})
+	if fault.Is(err, fault.Denied) {
+		return nil // there may be a role on the package: the call about it decides
+	}
 	if err == nil && ch.GetKind() == channelsv1.ChannelKind_CHANNEL_KIND_PROXY {
 		return fault.New(fault.Precondition, "This method is not implemented for proxy channels").WithReason("CHANNEL_KIND")
 	}

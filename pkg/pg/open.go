@@ -45,7 +45,7 @@ type PoolConfig struct {
 
 // Open opens a pool and waits until the server answers: until ctx's deadline, or 30 s if it has none. A server that is
 // absent, starting or full is waited for; a wrong password or database is an error at once.
-// Sessions run in UTC, and statements are prepared once per connection and cached.
+// Sessions run in UTC, end when they idle inside a transaction for a minute, and statements are prepared once per connection and cached.
 func Open(ctx context.Context, url string, cfg PoolConfig) (*pgxpool.Pool, error) {
 	pc, err := pgxpool.ParseConfig(url)
 	if err != nil {
@@ -63,6 +63,10 @@ func Open(ctx context.Context, url string, cfg PoolConfig) (*pgxpool.Pool, error
 	}
 	if _, ok := pc.ConnConfig.RuntimeParams["timezone"]; !ok {
 		pc.ConnConfig.RuntimeParams["timezone"] = "UTC"
+	}
+	// A process that is frozen inside a transaction must not hold its locks for ever: others wait for them.
+	if _, ok := pc.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"]; !ok {
+		pc.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "60s"
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {

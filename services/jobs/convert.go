@@ -138,10 +138,8 @@ func (s *Service) eventToProto(ctx context.Context, ev jobs.Event) (*jobsv1.JobE
 		job.State = stateToProto[ev.State.State]
 		job.Progress = progressToProto(ev.State.Progress)
 		job.Failures, job.Error = int32(ev.State.Failures), ev.State.Error
-		if job.Result == nil && len(ev.State.Result) > 0 {
-			if job.Result, err = resultToProto(ev.State.Result); err != nil {
-				return nil, err
-			}
+		if !ev.State.State.Terminal() {
+			job.Result, job.FinishTime = nil, nil
 		}
 		out.Event = &jobsv1.JobEvent_State{State: job}
 	}

@@ -11,41 +11,62 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 )
 
-// batcher collects small files from many goroutines into batches of blobs. Whoever fills a batch commits it, while the
-// others go on with the next; note is told of the files that are durable then.
+const (
+	// batchFiles and batchBytes end a batch: one point of durability for many small files.
+	batchFiles = 256
+	batchBytes = 64 << 20
+	// batchAge ends a batch that fills slowly.
+	batchAge = 200 * time.Millisecond
+	// quick is how fast a file comes that waits for the batch to fill: to have it again after a crash costs as little.
+	quick = 20 * time.Millisecond
+)
+
+// batcher collects small files from many goroutines into batches of blobs; note is told of the files that are durable.
+//
+// What a crash loses are the files that are not noted yet, and each of them is asked for again. So a file that was slow
+// to come makes its batch end at once, and its goroutine waits for that, at most as long as the file took: with slow
+// files hardly more are lost than are under way, and with quick ones, which come by the thousand a second, nobody waits.
 type batcher struct {
 	store   blob.Store
 	batches blob.Batcher // nil: the store makes each blob durable by itself
 	note    func([]stored) error
 
-	mu  gosync.Mutex
-	cur *openBatch
+	mu         gosync.Mutex
+	cur        *openBatch
+	committing bool // somebody ends batches; one at a time is enough for a disk
 }
 
+// openBatch is a batch. Its fields are guarded by the batcher's lock until it is taken; then they are the taker's.
 type openBatch struct {
-	batch blob.Batch
-	born  time.Time
-	users gosync.WaitGroup // puts under way
-
-	mu    gosync.Mutex
-	files []stored
-	bytes int64
+	batch  blob.Batch
+	born   time.Time
+	users  gosync.WaitGroup // puts under way
+	files  []stored
+	bytes  int64
+	urgent bool
+	ended  chan struct{}
 }
 
-func newBatcher(store blob.Store, note func([]stored) error) (*batcher, error) {
+func (o *openBatch) due() bool {
+	return o.urgent || len(o.files) >= batchFiles || o.bytes >= batchBytes || time.Since(o.born) >= batchAge
+}
+
+func newBatcher(store blob.Store, note func([]stored) error) *batcher {
 	b := &batcher{store: store, note: note}
 	b.batches, _ = blob.As[blob.Batcher](store)
-	return b, nil
+	return b
 }
 
-// put stores one file; it is durable, and noted, once its batch is.
-func (b *batcher) put(ctx context.Context, path string, r io.Reader, o blob.PutOptions) error {
+// put stores one file that took so long to come; it is durable, and noted, once its batch is. f.Digest and f.Size are
+// filled in.
+func (b *batcher) put(ctx context.Context, f stored, took time.Duration, r io.Reader, o blob.PutOptions) error {
 	if b.batches == nil {
 		info, err := b.store.Put(ctx, r, o)
 		if err != nil {
 			return classify(err)
 		}
-		return b.note([]stored{{path, info.Digest, info.Size}})
+		f.Digest, f.Size = info.Digest, info.Size
+		return b.note([]stored{f})
 	}
 	ob, err := b.join()
 	if err != nil {
@@ -56,14 +77,22 @@ func (b *batcher) put(ctx context.Context, path string, r io.Reader, o blob.PutO
 		ob.users.Done()
 		return classify(err)
 	}
-	ob.mu.Lock()
-	ob.files = append(ob.files, stored{path, info.Digest, info.Size})
-	ob.bytes += info.Size
-	full := len(ob.files) >= batchFiles || ob.bytes >= batchBytes || time.Since(ob.born) >= batchAge
-	ob.mu.Unlock()
+	f.Digest, f.Size = info.Digest, info.Size
+	b.mu.Lock()
+	ob.files = append(ob.files, f)
+	ob.bytes += f.Size
+	ob.urgent = ob.urgent || took >= quick
+	b.mu.Unlock()
 	ob.users.Done()
-	if full && b.take(ob) {
-		return b.commit(ctx, ob)
+	if err := b.commitDue(ctx); err != nil || took < quick {
+		return err
+	}
+	patience := time.NewTimer(took)
+	defer patience.Stop()
+	select {
+	case <-ob.ended: // also if it failed: whoever committed it says so
+	case <-patience.C:
+	case <-ctx.Done():
 	}
 	return nil
 }
@@ -85,24 +114,37 @@ func (b *batcher) join() (*openBatch, error) {
 		if err != nil {
 			return nil, err
 		}
-		b.cur = &openBatch{batch: batch, born: time.Now()}
+		b.cur = &openBatch{batch: batch, born: time.Now(), ended: make(chan struct{})}
 	}
 	b.cur.users.Add(1)
 	return b.cur, nil
 }
 
-// take makes the caller the one who commits ob; only one caller gets it.
-func (b *batcher) take(ob *openBatch) bool {
+// commitDue ends batches for as long as one is due, unless another goroutine is at it, which then sees this one's too.
+func (b *batcher) commitDue(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.cur != ob {
-		return false
+	if b.committing {
+		return nil
 	}
-	b.cur = nil
-	return true
+	b.committing = true
+	defer func() { b.committing = false }()
+	for b.cur != nil && b.cur.due() {
+		ob := b.cur
+		b.cur = nil
+		b.mu.Unlock()
+		err := b.commit(ctx, ob)
+		b.mu.Lock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
+// commit ends a batch that was taken.
 func (b *batcher) commit(ctx context.Context, ob *openBatch) error {
+	defer close(ob.ended)
 	defer ob.batch.Abort()
 	ob.users.Wait()
 	if len(ob.files) == 0 {
@@ -114,26 +156,27 @@ func (b *batcher) commit(ctx context.Context, ob *openBatch) error {
 	return b.note(ob.files)
 }
 
-// flush commits what is left, after the last put has returned.
-func (b *batcher) flush(ctx context.Context) error {
+// take makes the caller the one who ends what is left. It is called after the last put has returned.
+func (b *batcher) take() *openBatch {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	ob := b.cur
 	b.cur = nil
-	b.mu.Unlock()
-	if ob == nil {
-		return nil
-	}
-	return b.commit(ctx, ob)
+	return ob
 }
 
-// abort drops what was not committed.
+// flush commits what is left, after the last put has returned.
+func (b *batcher) flush(ctx context.Context) error {
+	if ob := b.take(); ob != nil {
+		return b.commit(ctx, ob)
+	}
+	return nil
+}
+
+// abort drops what was not committed, after the last put has returned.
 func (b *batcher) abort() {
-	b.mu.Lock()
-	ob := b.cur
-	b.cur = nil
-	b.mu.Unlock()
-	if ob != nil {
-		ob.users.Wait()
+	if ob := b.take(); ob != nil {
 		ob.batch.Abort()
+		close(ob.ended)
 	}
 }

@@ -3,6 +3,7 @@ package sync
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -21,15 +22,8 @@ import (
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 )
 
-const (
-	// inMemory is the largest file that is downloaded into memory and stored in a batch; larger ones stream.
-	inMemory = 1 << 20
-	// batchFiles and batchBytes end a batch: one point of durability for many small files.
-	batchFiles = 256
-	batchBytes = 64 << 20
-	// batchAge ends a batch that fills slowly, so that a killed run has little to do again.
-	batchAge = 500 * time.Millisecond
-)
+// inMemory is the largest file that is downloaded into memory and stored in a batch; larger ones stream.
+const inMemory = 1 << 20
 
 // downloader fetches the files of one run.
 type downloader struct {
@@ -52,12 +46,9 @@ type downloader struct {
 // run fetches the entries that next yields until io.EOF. A file that fails is noted; only what concerns the whole run,
 // such as a full disk or a lost claim, is an error.
 func (d *downloader) run(ctx context.Context, next func() (*channelsv1.PlanEntry, error)) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(ctx)
 	work := make(chan *channelsv1.PlanEntry, 2*d.workers)
-	b, err := newBatcher(d.blobs, func(files []stored) error { return d.note(ctx, files) })
-	if err != nil {
-		return err
-	}
+	b := newBatcher(d.blobs, func(files []stored) error { return d.note(ctx, files) })
 	defer b.abort()
 	g.Go(func() error {
 		defer close(work)
@@ -69,21 +60,21 @@ func (d *downloader) run(ctx context.Context, next func() (*channelsv1.PlanEntry
 			if err != nil {
 				return err
 			}
-			if _, ok := d.got[e.GetPath()]; ok { // by this job, before it was interrupted
+			if d.has(e) { // by this job, before it was interrupted
 				d.step(0)
 				continue
 			}
 			select {
 			case work <- e:
-			case <-ctx.Done():
-				return context.Cause(ctx)
+			case <-gctx.Done():
+				return context.Cause(gctx)
 			}
 		}
 	})
 	for range d.workers {
 		g.Go(func() error {
 			for e := range work {
-				if err := d.one(ctx, b, e); err != nil {
+				if err := d.one(gctx, b, e); err != nil {
 					return err
 				}
 			}
@@ -109,7 +100,7 @@ func (d *downloader) one(ctx context.Context, b *batcher, e *channelsv1.PlanEntr
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if reasonOf(err) != "DIGEST_MISMATCH" {
+		if reasonOf(err) != reasonMismatch {
 			break
 		}
 	}
@@ -126,6 +117,26 @@ func (d *downloader) one(ctx context.Context, b *batcher, e *channelsv1.PlanEntr
 func (d *downloader) step(n int64) {
 	done, bytes := d.done.Add(1), d.bytes.Add(n)
 	d.progress(done, bytes)
+}
+
+// Reasons of failures that are not upstream's answer; those are package fetch's.
+const (
+	// reasonMismatch: the bytes are not those that the index promises.
+	reasonMismatch = "DIGEST_MISMATCH"
+	// reasonPackage: the archive is broken, or its inside disagrees with its name.
+	reasonPackage = "BAD_PACKAGE"
+	// reasonRecord: the index's record of the file cannot be used.
+	reasonRecord = "BAD_RECORD"
+	// reasonIndex: the index of the subdir cannot be read.
+	reasonIndex = "INDEX_UNREADABLE"
+)
+
+// has reports whether the job has stored what the entry asks for. An index that changed since asks for something else.
+func (d *downloader) has(e *channelsv1.PlanEntry) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f, ok := d.got[e.GetPath()]
+	return ok && f.is(e)
 }
 
 // storeError marks an error of our own storage, which would fail every other file as well.
@@ -149,11 +160,11 @@ func reasonOf(err error) string {
 	var f *fault.Error
 	switch {
 	case errors.As(err, &mismatch):
-		return "DIGEST_MISMATCH"
+		return reasonMismatch
 	case errors.As(err, &bad):
-		return "BAD_PACKAGE"
+		return reasonPackage
 	case errors.As(err, &f) && (f.Reason == fetch.ReasonDigest || f.Reason == fetch.ReasonSize):
-		return "DIGEST_MISMATCH"
+		return reasonMismatch
 	case errors.As(err, &f) && f.Reason != "":
 		return f.Reason
 	}
@@ -167,9 +178,11 @@ func (d *downloader) fetch(ctx context.Context, b *batcher, e *channelsv1.PlanEn
 	} else if u != "" {
 		req.Path = u
 	}
-	put := blob.PutOptions{MD5: len(e.GetMd5()) > 0 && len(e.GetSha256()) == 0}
-	if e.GetSize() >= 0 {
-		size := e.GetSize()
+	var put blob.PutOptions
+	if size := e.GetSize(); size >= 0 {
+		if size > d.maxFile {
+			return 0, fault.New(fault.Upstream, "the index says that it has %d bytes, the limit is %d", size, d.maxFile).WithReason(fetch.ReasonTooLarge)
+		}
 		req.Size, req.MaxSize, put.ExpectSize = size, max(size, 1), &size
 	}
 	switch {
@@ -180,23 +193,35 @@ func (d *downloader) fetch(ctx context.Context, b *batcher, e *channelsv1.PlanEn
 		want := blob.MD5(e.GetMd5())
 		put.ExpectMD5 = &want
 	}
-	if e.GetSize() >= 0 && e.GetSize() <= inMemory {
+	if req.Size >= 0 && req.Size <= inMemory {
 		return d.small(ctx, b, e, req, put)
+	}
+	if req.Size < 0 {
+		// The store checks the digest once more, but only with it can the client continue a body that broke off, or
+		// take one whose end is not marked.
+		req.SHA256, req.MD5 = hex.EncodeToString(e.GetSha256()), hex.EncodeToString(e.GetMd5())
 	}
 	return d.large(ctx, e, req, put)
 }
 
+// looksInside reports whether the archive is read: on demand, and where nothing else tells whether the bytes are right.
+func (d *downloader) looksInside(e *channelsv1.PlanEntry) bool {
+	return d.inspect || len(e.GetSha256())+len(e.GetMd5()) == 0
+}
+
 // small keeps a file in memory until its batch has it. The batch hashes it, so the fetch client need not.
 func (d *downloader) small(ctx context.Context, b *batcher, e *channelsv1.PlanEntry, req fetch.DownloadRequest, put blob.PutOptions) (n int64, err error) {
+	began := time.Now()
 	_, err = d.remote.DownloadTo(ctx, req, func(r io.Reader) error {
+		took := time.Since(began)
 		data := r.(*bytes.Reader)
 		n = data.Size()
-		if d.inspect {
+		if d.looksInside(e) {
 			if err := check(ctx, data, n, e); err != nil {
 				return err
 			}
 		}
-		return b.put(ctx, e.GetPath(), data, put)
+		return b.put(ctx, stored{Path: e.GetPath(), Want: wantOf(e)}, took, data, put)
 	})
 	return n, err
 }
@@ -219,7 +244,7 @@ func (d *downloader) large(ctx context.Context, e *channelsv1.PlanEntry, req fet
 	if err != nil {
 		return 0, err
 	}
-	if d.inspect {
+	if d.looksInside(e) {
 		b, err := d.blobs.Open(ctx, info.Digest)
 		if err != nil {
 			return 0, &storeError{err}
@@ -229,7 +254,7 @@ func (d *downloader) large(ctx context.Context, e *channelsv1.PlanEntry, req fet
 			return 0, err
 		}
 	}
-	return info.Size, d.note(ctx, []stored{{e.GetPath(), info.Digest, info.Size}})
+	return info.Size, d.note(ctx, []stored{{Path: e.GetPath(), Want: wantOf(e), Digest: info.Digest, Size: info.Size}})
 }
 
 // note remembers stored files, in the database first.

@@ -5,7 +5,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"math"
 	"net/url"
 	"slices"
 	"strings"
@@ -13,41 +15,53 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/blob"
 	"github.com/entrepot-dev/entrepot/pkg/conda/dist"
 	"github.com/entrepot-dev/entrepot/pkg/conda/repodata"
+	"github.com/entrepot-dev/entrepot/pkg/fault"
+	"github.com/entrepot-dev/entrepot/pkg/fetch"
 	"github.com/entrepot-dev/entrepot/pkg/plan"
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 )
 
 // makePlan turns the indexes into a plan blob. A record that cannot be taken is a failure of that file only; whatever
-// the channel has under its name is kept.
-func makePlan(ctx context.Context, blobs blob.Store, settings *channelsv1.MirrorSettings, found []index, r *Result) (blob.Digest, int64, error) {
-	header := &channelsv1.PlanHeader{Version: 1, Format: "conda"}
-	removed := map[string][]string{}
-	var readable []index
+// the channel has under its name is kept. An index that turns out to be unusable is a failure of its subdir only, which
+// the plan then does not name: nothing of it is touched.
+//
+// A plan says at its beginning how many entries come, and the indexes of a large channel do not fit into memory together.
+// So each index is read twice, to count and to convert, and held one at a time.
+func makePlan(ctx context.Context, blobs blob.Store, remote *fetch.Remote, settings *channelsv1.MirrorSettings, found []index, r *Result) (blob.Digest, int64, error) {
+	header := &channelsv1.PlanHeader{Version: plan.Version, Format: "conda"}
+	var scans []*scan
 	for _, ix := range found {
-		if ix.err != nil {
-			r.fail(ix.Subdir+"/repodata.json", "INDEX_UNREADABLE", ix.err.Error())
-			continue // not named in the plan: nothing of it is touched
+		switch {
+		case ix.err != nil:
+			r.fail(ix.Subdir+"/repodata.json", reasonIndex, ix.err.Error())
+			continue
+		case !ix.known():
+			continue // upstream has never had it
 		}
-		readable = append(readable, ix)
-	}
-	var total int64
-	entries := make([][]*channelsv1.PlanEntry, len(readable))
-	for i, ix := range readable {
+		sub := &channelsv1.PlanSubdir{Subdir: ix.Subdir}
 		if ix.IndexPath != "" {
-			list, gone, err := subdirEntries(ctx, blobs, settings, ix.subdirState, r)
-			if err != nil {
-				return blob.Digest{}, 0, fmt.Errorf("%s: %w", ix.IndexPath, err)
+			sc := &scan{blobs: blobs, remote: remote, settings: settings, subdirState: ix.subdirState}
+			if err := sc.count(ctx); err != nil {
+				if ctx.Err() != nil || !upstreams(err) {
+					return blob.Digest{}, 0, fmt.Errorf("%s: %w", ix.IndexPath, err)
+				}
+				r.fail(ix.IndexPath, reasonIndex, err.Error())
+				continue
 			}
-			entries[i], removed[ix.Subdir] = list, gone
-			total += int64(len(list))
+			scans = append(scans, sc)
+			sub.Removed = sc.removed
+			header.Entries += sc.taken
 		}
-		header.Subdirs = append(header.Subdirs, &channelsv1.PlanSubdir{Subdir: ix.Subdir, Removed: removed[ix.Subdir]})
+		header.Subdirs = append(header.Subdirs, sub)
 	}
-	header.Entries = total
-	// found is sorted by subdir, but `osx-64/x` sorts before `osx-64-x/…` only if the slash is part of the key.
-	slices.SortStableFunc(entries, func(a, b []*channelsv1.PlanEntry) int { return strings.Compare(firstPath(a), firstPath(b)) })
+	// By path, and so by subdir with its slash: `osx-64/x` comes after `osx-64-x/y`.
+	slices.SortFunc(scans, func(a, b *scan) int { return strings.Compare(a.Subdir+"/", b.Subdir+"/") })
 	info, err := plan.Put(ctx, blobs, header, func(add func(*channelsv1.PlanEntry) error) error {
-		for _, list := range entries {
+		for _, sc := range scans {
+			list, err := sc.entries(ctx, r)
+			if err != nil {
+				return fmt.Errorf("%s: %w", sc.IndexPath, err)
+			}
 			for _, e := range list {
 				if err := add(e); err != nil {
 					return err
@@ -56,59 +70,85 @@ func makePlan(ctx context.Context, blobs blob.Store, settings *channelsv1.Mirror
 		}
 		return nil
 	})
-	return info.Digest, total, err
+	return info.Digest, header.Entries, err
 }
 
-func firstPath(list []*channelsv1.PlanEntry) string {
-	if len(list) == 0 {
-		return ""
+// upstreams reports whether an error is about an index's bytes, and not about our reading them.
+func upstreams(err error) bool {
+	var e *repodata.Error
+	return errors.As(err, &e) || fault.Is(err, fault.Upstream)
+}
+
+// scan reads one stored index.
+type scan struct {
+	blobs    blob.Store
+	remote   *fetch.Remote
+	settings *channelsv1.MirrorSettings
+	subdirState
+
+	taken   int64    // records that become entries
+	removed []string // names under `removed`
+	base    *url.URL // where the files are, if not beside the index
+	v3      int64    // records that nobody takes yet
+}
+
+// takes reports whether a record becomes an entry. It must say the same each time.
+func (sc *scan) takes(b repodata.Bucket, key string) bool { return !b.V3() && wanted(sc.settings, key) }
+
+// count walks the index to learn what the plan's header says of it.
+func (sc *scan) count(ctx context.Context) error {
+	doc, err := readIndex(ctx, sc.blobs, sc.subdirState, repodata.ReadOptions{
+		Record: func(b repodata.Bucket, key string, _ []byte) error {
+			switch {
+			case sc.takes(b, key):
+				sc.taken++
+			case b.V3():
+				sc.v3++
+			}
+			return nil
+		},
+		Removed: func(filename string) error { sc.removed = append(sc.removed, filename); return nil },
+		Problem: func(*repodata.Error) error { return nil }, // told by entries
+	})
+	if err != nil {
+		return err
 	}
-	return list[0].GetPath()
+	if doc.Info.BaseURL != "" {
+		sc.base, err = joinBase(sc.remote.BaseURL(), sc.IndexPath, doc.Info.BaseURL)
+	}
+	return err
 }
 
-// subdirEntries reads one index into plan entries sorted by path.
-func subdirEntries(ctx context.Context, blobs blob.Store, settings *channelsv1.MirrorSettings, s subdirState, r *Result) (list []*channelsv1.PlanEntry, removed []string, err error) {
-	baseURL := ""
-	opts := repodata.ReadOptions{
+// entries returns the index as plan entries in the order of their paths.
+func (sc *scan) entries(ctx context.Context, r *Result) ([]*channelsv1.PlanEntry, error) {
+	list := make([]*channelsv1.PlanEntry, 0, sc.taken)
+	_, err := readIndex(ctx, sc.blobs, sc.subdirState, repodata.ReadOptions{
 		Record: func(b repodata.Bucket, key string, raw []byte) error {
-			if b.V3() {
-				r.fail(s.Subdir+"/"+key, "UNSUPPORTED", "v3 records are not mirrored yet")
+			if !sc.takes(b, key) {
 				return nil
 			}
-			if !wanted(settings, key) {
-				return nil
-			}
-			e, err := entryOf(settings, s.Subdir, key, raw)
+			e, err := entryOf(sc.settings, sc.Subdir, key, raw)
 			if err != nil {
-				r.fail(s.Subdir+"/"+key, "BAD_RECORD", err.Error())
-				if e == nil {
-					return nil
-				}
+				r.fail(sc.Subdir+"/"+key, reasonRecord, err.Error())
+			} else if sc.base != nil {
+				e.Url = below(sc.remote.BaseURL(), sc.base, e.GetPath())
 			}
 			list = append(list, e)
 			return nil
 		},
-		Removed: func(filename string) error { removed = append(removed, filename); return nil },
 		Problem: func(p *repodata.Error) error {
-			r.fail(s.Subdir+"/"+lastPart(p.Path), "BAD_RECORD", p.Error())
+			r.fail(sc.Subdir+"/"+fileOf(p.Path), reasonRecord, p.Error())
 			return nil
 		},
-	}
-	doc, err := readIndex(ctx, blobs, s, opts)
+	})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	baseURL = doc.Info.BaseURL
-	if baseURL != "" {
-		for _, e := range list {
-			if e.Url, err = joinBase(s.IndexPath, baseURL, e.GetPath()); err != nil {
-				return nil, nil, err
-			}
-		}
+	if sc.v3 > 0 {
+		r.warn("%s: %d records of v3 are not mirrored", sc.IndexPath, sc.v3)
 	}
 	slices.SortFunc(list, func(a, b *channelsv1.PlanEntry) int { return strings.Compare(a.GetPath(), b.GetPath()) })
-	list = slices.CompactFunc(list, func(a, b *channelsv1.PlanEntry) bool { return a.GetPath() == b.GetPath() })
-	return list, removed, nil
+	return list, nil
 }
 
 // wanted applies the lists of Quetz: an entry is a prefix of the file name; include wins.
@@ -125,13 +165,14 @@ func wanted(settings *channelsv1.MirrorSettings, filename string) bool {
 	return true
 }
 
-// entryOf makes a plan entry of a record. With an error, a non-nil entry keeps what the channel has.
+// entryOf makes a plan entry of a record. With an error the entry is one that keeps what the channel has.
 func entryOf(settings *channelsv1.MirrorSettings, subdir, filename string, raw []byte) (*channelsv1.PlanEntry, error) {
+	keep := &channelsv1.PlanEntry{Path: subdir + "/" + filename, Arch: subdir, Keep: true, Size: -1}
 	d, err := dist.ParseFilename(filename)
 	if err != nil {
-		return nil, err
+		return keep, err
 	}
-	keep := &channelsv1.PlanEntry{Path: subdir + "/" + filename, Name: d.Name, Version: d.Version, Build: d.Build, Arch: subdir, Keep: true, Size: -1}
+	keep.Name, keep.Version, keep.Build = d.Name, d.Version, d.Build
 	rec, err := repodata.ParseRecord(raw)
 	if err != nil {
 		return keep, err
@@ -143,7 +184,10 @@ func entryOf(settings *channelsv1.MirrorSettings, subdir, filename string, raw [
 		Path: keep.Path, Name: d.Name, Version: d.Version, Build: d.Build, BuildNumber: int64(rec.BuildNumber), Arch: subdir,
 		Size: -1, Record: bytes.Clone(raw),
 	}
-	if rec.Size > 0 {
+	switch {
+	case rec.Size > math.MaxInt64 || rec.BuildNumber > math.MaxInt64:
+		return keep, fmt.Errorf("a size of %d or a build number of %d is not meant", rec.Size, rec.BuildNumber)
+	case rec.Size > 0:
 		e.Size = int64(rec.Size)
 	}
 	if e.Sha256, err = digest(rec.SHA256, 32); err != nil {
@@ -167,28 +211,55 @@ func digest(s string, size int) ([]byte, error) {
 	return b, nil
 }
 
-// joinBase puts info.base_url (CEP 15), which may be relative to the index, before a file name.
-func joinBase(indexPath, base, path string) (string, error) {
-	b, err := url.Parse(base)
+// joinBase resolves info.base_url (CEP 15), which may be relative to the index. The result ends in a slash.
+func joinBase(remote, indexPath, base string) (*url.URL, error) {
+	bad := func(err error) (*url.URL, error) {
+		return nil, fault.New(fault.Upstream, "info.base_url %.200q cannot be used: %w", base, err)
+	}
+	root, err := url.Parse(remote)
 	if err != nil {
-		return "", fmt.Errorf("base_url %q: %w", base, err)
+		return bad(err)
 	}
-	if !strings.HasSuffix(b.Path, "/") {
-		b.Path += "/"
+	ref, err := url.Parse(base)
+	if err != nil {
+		return bad(err)
 	}
-	name := path[strings.IndexByte(path, '/')+1:]
-	u := b.ResolveReference(&url.URL{Path: name})
-	if u.IsAbs() {
-		return u.String(), nil
+	u := root.JoinPath(indexPath).ResolveReference(ref)
+	if (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" {
+		return bad(errors.New("it is no plain http address"))
 	}
-	dir := &url.URL{Path: "/" + indexPath[:strings.LastIndexByte(indexPath, '/')+1]}
-	return strings.TrimPrefix(dir.ResolveReference(u).String(), "/"), nil
+	u.User, u.Fragment, u.RawFragment = nil, "", ""
+	return u.JoinPath("/"), nil
 }
 
-// lastPart returns what a JSON pointer ends in.
-func lastPart(pointer string) string {
-	name := pointer[strings.LastIndexByte(pointer, '/')+1:]
-	return strings.ReplaceAll(strings.ReplaceAll(name, "~1", "/"), "~0", "~")
+// below returns where the file of a path is under base: as a path below remote, or else as a URL. Empty means at its path.
+func below(remote string, base *url.URL, path string) string {
+	u := base.JoinPath(url.PathEscape(path[strings.IndexByte(path, '/')+1:]))
+	root, err := url.Parse(remote)
+	if err != nil || root.Scheme != u.Scheme || root.Host != u.Host {
+		return u.String()
+	}
+	switch p, ok := strings.CutPrefix(u.Path, root.Path); {
+	case !ok:
+		return u.String()
+	case p == path:
+		return ""
+	default:
+		return p
+	}
+}
+
+// fileOf returns what a JSON pointer into an index is about: the file name under its bucket, else the top-level key.
+func fileOf(pointer string) string {
+	tokens := strings.Split(strings.TrimPrefix(pointer, "/"), "/")
+	at := 0
+	switch {
+	case tokens[0] == "v3":
+		at = 2
+	case tokens[0] == string(repodata.TarBz2) || tokens[0] == string(repodata.Conda):
+		at = 1
+	}
+	return strings.ReplaceAll(strings.ReplaceAll(tokens[min(at, len(tokens)-1)], "~1", "/"), "~0", "~")
 }
 
 // fingerprint is equal for two runs that would make the same plan.

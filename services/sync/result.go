@@ -1,6 +1,12 @@
 package sync
 
-import syncv1 "github.com/entrepot-dev/entrepot/proto/entrepot/sync/v1"
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	syncv1 "github.com/entrepot-dev/entrepot/proto/entrepot/sync/v1"
+)
 
 // maxFailures bounds the files that a result names; the count is always true.
 const maxFailures = 1000
@@ -28,8 +34,31 @@ type Failure struct {
 func (r *Result) fail(path, reason, message string) {
 	r.Failed++
 	if len(r.Failures) < maxFailures {
-		r.Failures = append(r.Failures, Failure{Path: path, Error: message, Reason: reason})
+		r.Failures = append(r.Failures, Failure{Path: printable(path), Error: printable(message), Reason: reason})
 	}
+}
+
+func (r *Result) warn(format string, args ...any) {
+	if len(r.Warnings) < maxFailures {
+		r.Warnings = append(r.Warnings, printable(fmt.Sprintf(format, args...)))
+	}
+}
+
+// maxText bounds what a stranger's name or server can put into a result.
+const maxText = 500
+
+// printable keeps strangers' text fit to be shown and stored: JSON in PostgreSQL takes no NUL.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < 0x20 || r == 0x7f || r == utf8.RuneError {
+			return '\uFFFD'
+		}
+		return r
+	}, s)
+	if len(s) > maxText {
+		s = strings.ToValidUTF8(s[:maxText], "") + "…"
+	}
+	return s
 }
 
 func (r *Result) toProto() *syncv1.SyncResult {

@@ -129,7 +129,7 @@ func (s *Service) GetSyncStatus(ctx context.Context, req *syncv1.GetSyncStatusRe
 		return nil, err
 	}
 	for _, d := range subdirs {
-		if d.IndexPath == "" {
+		if d.IndexPath == "" || d.Subdir == channeldata {
 			continue
 		}
 		out.Subdirs = append(out.Subdirs, &syncv1.SubdirStatus{

@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/blob"
 	"github.com/entrepot-dev/entrepot/pkg/pg"
 	"github.com/entrepot-dev/entrepot/pkg/refs"
+	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 )
 
 type store struct{ pool *pgxpool.Pool }
@@ -24,9 +26,12 @@ type subdirState struct {
 	ETag         string
 	LastModified *time.Time
 	IndexDigest  []byte
-	Records      int64
+	Records      int64 // in the index; with an empty IndexPath a mark that there was one
 	CheckedAt    time.Time
 }
+
+// known reports whether upstream has or had the subdir.
+func (s subdirState) known() bool { return s.IndexPath != "" || s.Records > 0 }
 
 // subdirs returns what is known of the upstream at url, by subdir name.
 func (s store) subdirs(ctx context.Context, channel uuid.UUID, url string) ([]subdirState, error) {
@@ -46,10 +51,38 @@ func (s store) subdirs(ctx context.Context, channel uuid.UUID, url string) ([]su
 // refKind owns the blobs of indexes; the owner is channel and subdir.
 const refKind = "sync.index"
 
+func refOwner(channel uuid.UUID, subdir string) refs.Owner {
+	return refs.Owner{Kind: refKind, ID: channel.String() + "/" + subdir}
+}
+
+// forget drops all that is known of a channel, and its hold on the blobs of indexes.
+func (s store) forget(ctx context.Context, tx pgx.Tx, channel uuid.UUID) error {
+	rows, err := tx.Query(ctx, `DELETE FROM sync.subdirs WHERE channel_id = $1 RETURNING subdir`, channel)
+	if err != nil {
+		return pg.Classify(err)
+	}
+	subdirs, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return pg.Classify(err)
+	}
+	var owners []refs.Owner
+	for _, name := range subdirs {
+		owners = append(owners, refOwner(channel, name))
+	}
+	if _, err := refs.RemoveOwner(ctx, tx, owners...); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `DELETE FROM sync.downloads WHERE job_id IN (SELECT job_id FROM sync.status WHERE channel_id = $1)`, channel); err != nil {
+		return pg.Classify(err)
+	}
+	_, err = tx.Exec(ctx, `DELETE FROM sync.status WHERE channel_id = $1`, channel)
+	return pg.Classify(err)
+}
+
 // putSubdir notes what was seen, and holds on to the index's blob in place of the one before.
 func (s store) putSubdir(ctx context.Context, channel uuid.UUID, url string, d subdirState) error {
 	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		owner := refs.Owner{Kind: refKind, ID: channel.String() + "/" + d.Subdir}
+		owner := refOwner(channel, d.Subdir)
 		if _, err := refs.RemoveOwner(ctx, tx, owner); err != nil {
 			return err
 		}
@@ -114,34 +147,53 @@ func (s store) finish(ctx context.Context, tx pg.DB, channel, job uuid.UUID, url
 // stored is a file that a job has downloaded.
 type stored struct {
 	Path   string
+	Want   []byte // what the index said that it must be: SHA-256, else MD5, else nothing
 	Digest blob.Digest
 	Size   int64
 }
 
-// addDownloads notes what a job has stored. A batch that was noted before is noted again without harm.
+// is reports whether the file is what a plan entry asks for.
+func (f stored) is(e *channelsv1.PlanEntry) bool {
+	if len(e.GetSha256()) > 0 {
+		return bytes.Equal(f.Digest[:], e.GetSha256())
+	}
+	return bytes.Equal(f.Want, wantOf(e))
+}
+
+func wantOf(e *channelsv1.PlanEntry) []byte {
+	if len(e.GetSha256()) > 0 {
+		return e.GetSha256()
+	}
+	return e.GetMd5()
+}
+
+// addDownloads notes what a job has stored. A file that was noted before is noted again without harm.
 func (s store) addDownloads(ctx context.Context, job uuid.UUID, files []stored) error {
-	paths, digests, sizes := make([]string, len(files)), make([][]byte, len(files)), make([]int64, len(files))
+	paths, wants, digests, sizes := make([]string, len(files)), make([][]byte, len(files)), make([][]byte, len(files)), make([]int64, len(files))
 	for i, f := range files {
-		paths[i], digests[i], sizes[i] = f.Path, f.Digest[:], f.Size
+		paths[i], wants[i], digests[i], sizes[i] = f.Path, append([]byte{}, f.Want...), f.Digest[:], f.Size
 	}
 	_, err := s.pool.Exec(ctx, `
-		INSERT INTO sync.downloads (job_id, path, digest, size) SELECT $1, p, d, s FROM unnest($2::text[], $3::bytea[], $4::bigint[]) AS t(p, d, s)
-		ON CONFLICT (job_id, path) DO UPDATE SET digest = excluded.digest, size = excluded.size`, job, paths, digests, sizes)
+		INSERT INTO sync.downloads (job_id, path, want, digest, size)
+		SELECT $1, p, w, d, s FROM unnest($2::text[], $3::bytea[], $4::bytea[], $5::bigint[]) AS t(p, w, d, s)
+		ON CONFLICT (job_id, path) DO UPDATE SET want = excluded.want, digest = excluded.digest, size = excluded.size`,
+		job, paths, wants, digests, sizes)
 	return pg.Classify(err)
 }
 
 // downloads returns what a job has stored, by path.
 func (s store) downloads(ctx context.Context, job uuid.UUID) (map[string]stored, error) {
-	rows, err := s.pool.Query(ctx, `SELECT path, digest, size FROM sync.downloads WHERE job_id = $1`, job)
+	rows, err := s.pool.Query(ctx, `SELECT path, want, digest, size FROM sync.downloads WHERE job_id = $1`, job)
 	if err != nil {
 		return nil, pg.Classify(err)
 	}
 	out := map[string]stored{}
 	var f stored
 	var digest []byte
-	_, err = pgx.ForEachRow(rows, []any{&f.Path, &digest, &f.Size}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&f.Path, &f.Want, &digest, &f.Size}, func() error {
 		f.Digest = blob.Digest(digest)
 		out[f.Path] = f
+		f.Want = nil
 		return nil
 	})
 	return out, pg.Classify(err)

@@ -22,6 +22,7 @@ import (
 	"embed"
 	"io/fs"
 	"log/slog"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -56,8 +57,22 @@ type Config struct {
 	Concurrency int `koanf:"concurrency"`
 	// MaxIndexSize bounds an index file as it is received, in bytes.
 	MaxIndexSize int64 `koanf:"max_index_size"`
-	// MaxFileSize bounds a package file whose size the index does not tell, in bytes.
+	// MaxFileSize bounds a package file, in bytes.
 	MaxFileSize int64 `koanf:"max_file_size"`
+	// Attempts is how often a request is made that fails in a way that may pass; 0 means the fetch client's default.
+	Attempts int `koanf:"attempts"`
+	// HeaderTimeout bounds the wait for an answer to begin, and StallTimeout how long a body may bring next to nothing
+	// before it is given up; 0 means the fetch client's default. There is no limit on total time.
+	HeaderTimeout time.Duration `koanf:"header_timeout"`
+	StallTimeout  time.Duration `koanf:"stall_timeout"`
+}
+
+// remote is how an upstream is asked.
+func (c Config) remote(name, url string) fetch.RemoteConfig {
+	return fetch.RemoteConfig{
+		Name: name, Kind: "conda", BaseURL: url, Attempts: c.Attempts,
+		Timeouts: fetch.Timeouts{Header: c.HeaderTimeout, Window: c.StallTimeout},
+	}
 }
 
 // DefaultConfig suits two cores and a disk.
@@ -72,6 +87,8 @@ func (c Config) Validate() error {
 		return fault.Field("sync.downloads", "sync.downloads must lie between 1 and 1024")
 	case c.Concurrency < 1 || c.Concurrency > 256:
 		return fault.Field("sync.concurrency", "sync.concurrency must lie between 1 and 256")
+	case c.Attempts < 0 || c.HeaderTimeout < 0 || c.StallTimeout < 0:
+		return fault.Field("sync.attempts", "sync.attempts and timeouts must not be negative; 0 means the default")
 	case c.MaxIndexSize < 1 || c.MaxFileSize < 1:
 		return fault.Field("sync.max_file_size", "size limits must be positive")
 	}

@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"sort"
 	"strings"
-	gosync "sync"
 
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
@@ -27,7 +25,9 @@ var indexNames = []string{"repodata.json.zst", "repodata.json.bz2", "repodata.js
 
 const (
 	// maxChanneldata bounds channeldata.json; the largest public one has 30 MB.
-	maxChanneldata = 256 << 20
+	maxChanneldata = 128 << 20
+	// maxSubdirs bounds what channeldata.json can make us ask for.
+	maxSubdirs = 100
 	// indexFetches is how many indexes are asked for at a time.
 	indexFetches = 8
 )
@@ -61,44 +61,52 @@ func (u *upstream) survey(ctx context.Context, only []string, force bool) (found
 	for _, s := range known {
 		before[s.Subdir] = s
 	}
-	names, listed, err := u.subdirs(ctx)
-	if err != nil {
-		warnings = append(warnings, fmt.Sprintf("channeldata.json: %v; all known subdirs were asked for", err))
-	}
-	for s := range before { // what was there once is asked for again, also if channeldata.json has lost it
-		if !slices.Contains(names, s) && before[s].IndexPath != "" {
-			names = append(names, s)
+	list := subdirList{}
+	names := slices.Clone(only)
+	if len(only) == 0 {
+		if list, err = u.subdirs(ctx, before[channeldata], force); err != nil {
+			if ctx.Err() != nil {
+				return nil, nil, context.Cause(ctx)
+			}
+			warnings = append(warnings, fmt.Sprintf("channeldata.json: %v; all known subdirs were asked for", err))
+		}
+		names = list.names
+		for s, old := range before { // what was there once is asked for again, also if channeldata.json has lost it
+			if old.known() && s != channeldata {
+				names = append(names, s)
+			}
 		}
 	}
-	if len(only) > 0 {
-		names = slices.DeleteFunc(names, func(s string) bool { return !slices.Contains(only, s) })
-	}
-	sort.Strings(names)
+	slices.Sort(names)
+	names = slices.Compact(names)
 	found = make([]index, len(names))
-	var mu gosync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(indexFetches)
 	for i, name := range names {
 		g.Go(func() error {
 			old := before[name]
 			old.Subdir = name
-			ix := u.fetch(gctx, old, force)
-			if ix.err == nil && ix.IndexPath == "" && old.Records > 0 && !listed[name] {
-				// A 404 where there was an index may be a broken server; only an upstream that still answers for its
-				// other subdirs, and no longer lists this one, has dropped it.
-				ix.subdirState, ix.err = old, fault.New(fault.Upstream, "the index is gone (404)")
-			}
+			found[i] = u.fetch(gctx, old, force)
 			if gctx.Err() != nil {
 				return context.Cause(gctx)
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			found[i] = ix
 			return nil
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return nil, nil, err
+	}
+	answers := slices.ContainsFunc(found, func(ix index) bool { return ix.err == nil && ix.IndexPath != "" })
+	for i, ix := range found {
+		old := before[ix.Subdir]
+		if ix.err != nil || ix.IndexPath != "" || old.IndexPath == "" {
+			continue
+		}
+		// A 404 where there was an index may be a broken server. Only an upstream that still answers for another subdir,
+		// and does not list this one, has dropped it.
+		if !answers || !list.told || list.listed[ix.Subdir] {
+			found[i] = index{subdirState: old, err: fault.New(fault.Upstream, "%s: the index is gone (404)", old.IndexPath).WithReason(fetch.ReasonNotFound)}
+		}
 	}
 	return found, warnings, firstIfAll(found)
 }
@@ -110,98 +118,164 @@ func firstIfAll(found []index) error {
 		if ix.err == nil && ix.IndexPath != "" {
 			return nil
 		}
-		if first == nil && ix.err != nil {
-			first = fmt.Errorf("%s: %w", ix.Subdir, ix.err)
+		if first == nil {
+			first = ix.err
 		}
 	}
 	return first
 }
 
-// subdirs returns which subdirs to ask for, and which of them channeldata.json lists.
-func (u *upstream) subdirs(ctx context.Context) (names []string, listed map[string]bool, err error) {
-	listed = map[string]bool{}
-	all := dist.KnownSubdirs()
-	resp, err := u.remote.Get(ctx, fetch.Request{Path: "channeldata.json", MaxSize: maxChanneldata, AcceptEncoding: "gzip"})
-	if fault.Is(err, fault.NotFound) {
-		return all, listed, nil
-	}
-	if err != nil {
-		return all, listed, err
-	}
-	defer resp.Body.Close()
-	var data struct {
-		Subdirs *[]string `json:"subdirs"`
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&data); err != nil {
-		return all, listed, fmt.Errorf("is not JSON: %w", err)
-	}
-	if data.Subdirs == nil {
-		return []string{"noarch"}, listed, nil
-	}
-	names = []string{"noarch"}
-	for _, s := range *data.Subdirs {
-		if dist.ValidSubdir(s) && !listed[s] {
-			listed[s] = true
-			if s != "noarch" {
-				names = append(names, s)
-			}
-		}
-	}
-	return names, listed, nil
+// channeldata stands in place of a subdir for what was seen of channeldata.json; no subdir is called so.
+const channeldata = "channeldata.json"
+
+// subdirList says which subdirs to ask for.
+type subdirList struct {
+	names  []string
+	listed map[string]bool // those that channeldata.json names
+	told   bool            // there is a channeldata.json that names subdirs
 }
 
-// fetch asks for one subdir's index. What served last time is asked first, with its ETag.
+// subdirs reads channeldata.json. Without one that can be read, all known subdirs are asked for.
+func (u *upstream) subdirs(ctx context.Context, old subdirState, force bool) (subdirList, error) {
+	all := subdirList{names: dist.KnownSubdirs()}
+	req := fetch.Request{Path: channeldata, MaxSize: maxChanneldata, AcceptEncoding: "gzip"}
+	if !force && old.known() {
+		req.IfNoneMatch = old.ETag
+	}
+	resp, err := u.remote.Get(ctx, req)
+	if fault.Is(err, fault.NotFound) {
+		return all, nil
+	}
+	if err != nil {
+		return all, err
+	}
+	defer resp.Body.Close()
+	var kept []byte
+	if resp.NotModified {
+		// What is kept is what it said, not the file, which may be large.
+		if kept, err = blob.ReadAll(ctx, u.blobs, blob.Digest(old.IndexDigest), maxChanneldata); err != nil {
+			return all, err
+		}
+	}
+	var data struct {
+		Subdirs []string `json:"subdirs"`
+	}
+	var body io.Reader = resp.Body
+	if kept != nil {
+		body = bytes.NewReader(kept)
+	}
+	if err := json.NewDecoder(body).Decode(&data); err != nil {
+		return all, fmt.Errorf("is not JSON: %w", err)
+	}
+	out := subdirList{names: []string{"noarch"}, listed: map[string]bool{}, told: data.Subdirs != nil}
+	for _, s := range data.Subdirs {
+		if dist.ValidSubdir(s) && len(out.names) < maxSubdirs {
+			out.listed[s] = true
+			out.names = append(out.names, s)
+		}
+	}
+	if kept == nil && resp.ETag != "" {
+		return out, u.rememberList(ctx, data.Subdirs, resp.ETag)
+	}
+	return out, nil
+}
+
+// rememberList keeps the list, to be asked for by its ETag next time.
+func (u *upstream) rememberList(ctx context.Context, subdirs []string, etag string) error {
+	data, err := json.Marshal(map[string]any{"subdirs": subdirs})
+	if err != nil {
+		return err
+	}
+	info, err := u.blobs.Put(ctx, bytes.NewReader(data), blob.PutOptions{})
+	if err != nil {
+		return err
+	}
+	return u.store.putSubdir(ctx, u.channel, u.url, subdirState{Subdir: channeldata, IndexPath: channeldata, ETag: etag, IndexDigest: info.Digest[:]})
+}
+
+// fetch asks for one subdir's index. What served last time is asked first, with its ETag. A format that is broken, or
+// that the server fails to send, may stand beside one that is whole, so the others are tried before the subdir is given up.
 func (u *upstream) fetch(ctx context.Context, old subdirState, force bool) index {
 	order := slices.Clone(indexNames)
-	if i := slices.Index(order, strings.TrimPrefix(old.IndexPath, old.Subdir+"/")); i > 0 && old.IndexPath != "" {
-		order = append([]string{order[i]}, slices.Delete(order, i, i+1)...)
+	switch served := strings.TrimPrefix(old.IndexPath, old.Subdir+"/"); {
+	case old.IndexPath != "":
+		order = append([]string{served}, slices.DeleteFunc(order, func(name string) bool { return name == served })...)
+	case !old.CheckedAt.IsZero() && !force:
+		// Not there last time: every server that has an index has the plain one too.
+		order = []string{"repodata.json"}
 	}
 	var broken error
 	for _, name := range order {
-		path := old.Subdir + "/" + name
-		req := fetch.Request{Path: path, MaxSize: u.max}
-		if path == old.IndexPath && !force && broken == nil {
-			req.IfNoneMatch = old.ETag
-			if old.ETag == "" && old.LastModified != nil {
-				req.IfModifiedSince = *old.LastModified
-			}
-		}
-		resp, err := u.remote.Get(ctx, req)
-		if fault.Is(err, fault.NotFound) {
+		ix, err := u.fetchOne(ctx, old, old.Subdir+"/"+name, force || broken != nil)
+		switch {
+		case err == nil:
+			return ix
+		case ctx.Err() != nil:
+			return index{subdirState: old, err: context.Cause(ctx)}
+		case fault.Is(err, fault.NotFound):
 			continue
 		}
-		if err != nil {
-			return index{subdirState: old, err: fmt.Errorf("%s: %w", path, err)}
-		}
-		if resp.NotModified {
-			resp.Body.Close()
-			return index{subdirState: old}
-		}
-		next, err := u.keep(ctx, old.Subdir, path, resp)
-		if err == nil {
-			return index{subdirState: next, changed: !bytes.Equal(next.IndexDigest, old.IndexDigest) || next.IndexPath != old.IndexPath}
-		}
-		if ctx.Err() != nil {
-			return index{subdirState: old, err: context.Cause(ctx)}
-		}
-		// A format that is broken may stand beside one that is whole.
 		if broken == nil {
-			broken = fmt.Errorf("%s: %w", path, err)
+			broken = fmt.Errorf("%s/%s: %w", old.Subdir, name, err)
+		}
+		if !mayDiffer(err) {
+			break
 		}
 	}
 	if broken != nil {
 		return index{subdirState: old, err: broken}
 	}
-	return index{subdirState: subdirState{Subdir: old.Subdir}, changed: old.IndexPath != ""}
+	gone := subdirState{Subdir: old.Subdir, CheckedAt: old.CheckedAt}
+	if old.known() {
+		gone.Records = max(old.Records, 1) // the mark of a subdir that was there: plans go on to say that it is empty
+	}
+	return index{subdirState: gone, changed: old.IndexPath != ""}
+}
+
+// mayDiffer reports whether another file of the same server may be had although this one failed.
+func mayDiffer(err error) bool {
+	var f *fault.Error
+	if !errors.As(err, &f) {
+		return true
+	}
+	switch f.Reason {
+	case fetch.ReasonRefused, fetch.ReasonThrottled, fetch.ReasonEgress, fetch.ReasonTimeout:
+		return false
+	}
+	return f.Kind == fault.Upstream || f.Kind == fault.Invalid
+}
+
+func (u *upstream) fetchOne(ctx context.Context, old subdirState, path string, force bool) (index, error) {
+	req := fetch.Request{Path: path, MaxSize: u.max}
+	if path == old.IndexPath && !force {
+		req.IfNoneMatch = old.ETag
+		if old.ETag == "" && old.LastModified != nil {
+			req.IfModifiedSince = *old.LastModified
+		}
+	}
+	resp, err := u.remote.Get(ctx, req)
+	if err != nil {
+		return index{}, err
+	}
+	if resp.NotModified {
+		resp.Body.Close()
+		_, err := u.blobs.Stat(ctx, blob.Digest(old.IndexDigest))
+		if fault.Is(err, fault.NotFound) { // our copy was lost
+			return u.fetchOne(ctx, old, path, true)
+		}
+		return index{subdirState: old}, err
+	}
+	next, err := u.keep(ctx, old.Subdir, path, resp)
+	if err != nil {
+		return index{}, err
+	}
+	return index{subdirState: next, changed: !bytes.Equal(next.IndexDigest, old.IndexDigest) || next.IndexPath != old.IndexPath || next.ETag != old.ETag}, nil
 }
 
 // keep stores an index as it comes, and reads it once to the end: only an index that is whole and sound is remembered.
 func (u *upstream) keep(ctx context.Context, subdir, path string, resp *fetch.Response) (subdirState, error) {
 	defer resp.Body.Close()
-	if resp.EndUnknown {
-		// Truncation cannot be told from the end here, but the JSON's closing brace can.
-		resp.Size = fetch.UnknownSize
-	}
+	// Where the body's end is not marked, the closing brace of the JSON, or the end of the compressed frame, tells it.
 	info, err := u.blobs.Put(ctx, resp.Body, blob.PutOptions{MaxSize: u.max})
 	if err != nil {
 		return subdirState{}, err

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -57,7 +60,7 @@ func (w *worker) Work(ctx context.Context, job *jobs.Job[*syncv1.SyncJobArgs]) (
 		return nil, err
 	}
 	url := ch.GetMirror().GetUrl()
-	remote, err := w.deps.Fetch.Remote(fetch.RemoteConfig{Name: ch.GetName(), Kind: "conda", BaseURL: url})
+	remote, err := w.deps.Fetch.Remote(w.deps.Config.remote(ch.GetName(), url))
 	if err != nil {
 		return nil, jobs.Discard(err)
 	}
@@ -65,12 +68,30 @@ func (w *worker) Work(ctx context.Context, job *jobs.Job[*syncv1.SyncJobArgs]) (
 
 	r := &Result{Failures: []Failure{}, Warnings: []string{}}
 	run := &run{worker: w, job: job, ch: ch, id: id, url: url, remote: remote, result: r}
-	return run.do(ctx)
+	err = run.do(ctx)
+	switch {
+	case fault.Is(err, fault.Denied):
+		return nil, jobs.Discard(err) // an address or a right that waiting does not change
+	case fault.Is(err, fault.NotFound) && ctx.Err() == nil && w.deleted(ctx, job.Args):
+		return nil, w.gone(ctx, job.Namespace, job.Args.GetChannelId())
+	}
+	return nil, err
 }
 
-// gone ends a job whose channel was deleted, and the schedule that would bring it back.
+// deleted reports whether the job's channel is gone, or another one has its name.
+func (w *worker) deleted(ctx context.Context, args *syncv1.SyncJobArgs) bool {
+	ch, err := w.deps.Channels.GetChannel(ctx, &channelsv1.GetChannelRequest{Channel: args.GetChannel()})
+	return fault.Is(err, fault.NotFound) || err == nil && ch.GetId() != args.GetChannelId()
+}
+
+// gone ends a job whose channel was deleted, with the schedule that would bring it back and all that was remembered.
 func (w *worker) gone(ctx context.Context, namespace, channel string) error {
 	err := pgx.BeginFunc(ctx, w.deps.Pool, func(tx pgx.Tx) error {
+		if id, err := uuid.Parse(channel); err == nil {
+			if err := w.store.forget(ctx, tx, id); err != nil {
+				return err
+			}
+		}
 		err := w.deps.Jobs.DeleteSchedule(ctx, tx, namespace, scheduleName(channel))
 		if fault.Is(err, fault.NotFound) {
 			return nil
@@ -91,15 +112,63 @@ type run struct {
 	result *Result
 }
 
-func (r *run) do(ctx context.Context) (any, error) {
-	up := &upstream{remote: r.remote, blobs: r.deps.Blobs, store: r.store, channel: r.id, url: r.url, max: r.deps.Config.MaxIndexSize}
+func (r *run) do(ctx context.Context) error {
+	got, err := r.store.downloads(ctx, r.job.ID)
+	if err != nil {
+		return err
+	}
+	for pass := 1; ; pass++ {
+		*r.result = Result{Failures: []Failure{}, Warnings: []string{}, Bytes: r.result.Bytes}
+		found, err := r.survey(ctx, r.job.Args.GetForce() && pass == 1)
+		if err != nil {
+			return err
+		}
+		settings := r.ch.GetMirror()
+		print := fingerprint(settings, r.job.Args.GetInspect(), found)
+		last, err := r.store.status(ctx, r.id)
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		if err == nil && !r.job.Args.GetForce() && last.Fingerprint != nil && bytes.Equal(last.Fingerprint, print) && !anyFailed(found) {
+			r.result.Revision, r.result.Unchanged = r.ch.GetHead(), last.Result.Added+last.Result.Unchanged
+			return r.finish(ctx, print)
+		}
+		digest, total, err := makePlan(ctx, r.deps.Blobs, r.remote, settings, found, r.result)
+		if err != nil {
+			return err
+		}
+		if total == 0 && r.result.Failed == 0 {
+			r.result.warn("the upstream lists no packages")
+		}
+		failures, err := r.publish(ctx, digest, total, got, func() bool { return pass == 1 && r.moved(ctx, found) })
+		if errors.Is(err, errMoved) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, f := range slices.SortedFunc(maps.Values(failures), func(a, b Failure) int { return strings.Compare(a.Path, b.Path) }) {
+			r.result.fail(f.Path, f.Reason, f.Error)
+		}
+		if r.result.Failed > 0 {
+			print = nil // the next run tries again
+		}
+		r.job.Progress(total, total, r.result.Bytes, "published")
+		return r.finish(ctx, print)
+	}
+}
+
+// survey asks for the indexes and notes what was found.
+func (r *run) survey(ctx context.Context, force bool) ([]index, error) {
 	r.job.Progress(0, 0, 0, "reading the upstream's index")
-	settings := r.ch.GetMirror()
-	found, warnings, err := up.survey(ctx, settings.GetSubdirs(), r.job.Args.GetForce())
+	up := &upstream{remote: r.remote, blobs: r.deps.Blobs, store: r.store, channel: r.id, url: r.url, max: r.deps.Config.MaxIndexSize}
+	found, warnings, err := up.survey(ctx, r.ch.GetMirror().GetSubdirs(), force)
 	if err != nil {
 		return nil, fmt.Errorf("upstream %s: %w", fetch.Redact(r.url), err)
 	}
-	r.result.Warnings = append(r.result.Warnings, warnings...)
+	for _, w := range warnings {
+		r.result.warn("%s", w)
+	}
 	var unchanged []string
 	for _, ix := range found {
 		switch {
@@ -115,32 +184,21 @@ func (r *run) do(ctx context.Context) (any, error) {
 			}
 		}
 	}
-	if err := r.store.touch(ctx, r.id, unchanged); err != nil {
-		return nil, err
-	}
-	print := fingerprint(settings, r.job.Args.GetInspect(), found)
-	last, err := r.store.status(ctx, r.id)
-	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return nil, err
-	}
-	if err == nil && !r.job.Args.GetForce() && last.Fingerprint != nil && bytes.Equal(last.Fingerprint, print) && !anyFailed(found) {
-		r.result.Revision, r.result.Unchanged = r.ch.GetHead(), last.Result.Added+last.Result.Unchanged
-		return nil, r.finish(ctx, print)
-	}
-	digest, total, err := makePlan(ctx, r.deps.Blobs, settings, found, r.result)
+	return found, r.store.touch(ctx, r.id, unchanged)
+}
+
+// errMoved says that the upstream was changed while it was being read.
+var errMoved = errors.New("the upstream's index has changed meanwhile")
+
+// moved asks for the indexes once more, after files were not what they said: the upstream may have published in between.
+func (r *run) moved(ctx context.Context, before []index) bool {
+	found, err := r.survey(ctx, false)
 	if err != nil {
-		return nil, err
+		return false // what can be had is published; the next run sees
 	}
-	if total == 0 && r.result.Failed == 0 {
-		r.result.Warnings = append(r.result.Warnings, "the upstream lists no packages")
-	}
-	if err := r.publish(ctx, digest, total); err != nil {
-		return nil, err
-	}
-	if r.result.Failed > 0 {
-		print = nil // the next run tries again
-	}
-	return nil, r.finish(ctx, print)
+	return !slices.EqualFunc(before, found, func(a, b index) bool {
+		return a.Subdir == b.Subdir && a.IndexPath == b.IndexPath && bytes.Equal(a.IndexDigest, b.IndexDigest)
+	})
 }
 
 func anyFailed(found []index) bool {
@@ -168,26 +226,26 @@ func (r *run) finish(ctx context.Context, print []byte) error {
 	})
 }
 
-// publish downloads what is missing and makes the plan the channel's content.
-func (r *run) publish(ctx context.Context, digest blob.Digest, total int64) error {
+// publish downloads what is missing and makes the plan the channel's content. It returns the files that could not be
+// had, or errMoved if some of them were not what the index says and moved reports that it says something else now.
+func (r *run) publish(ctx context.Context, digest blob.Digest, total int64, got map[string]stored, moved func() bool) (map[string]Failure, error) {
 	policy := r.ch.GetMirror().GetRemovalPolicy()
-	got, err := r.store.downloads(ctx, r.job.ID)
-	if err != nil {
-		return err
-	}
 	failures := map[string]Failure{}
 	for range maxRaces {
 		diff, err := r.diff(ctx, digest, policy)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		final := digest
 		if diff.GetMissingCount() > 0 {
 			if err := r.download(ctx, diff, got, failures); err != nil {
-				return err
+				return nil, err
+			}
+			if wrong(failures) && moved() {
+				return nil, errMoved
 			}
 			if final, err = r.resolve(ctx, digest, got, failures); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		resp, err := r.apply(ctx, final, diff.GetHead(), policy)
@@ -195,17 +253,23 @@ func (r *run) publish(ctx context.Context, digest blob.Digest, total int64) erro
 			continue // somebody published meanwhile, or our claim is gone: the next Diff or Hold tells
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		r.result.Revision, r.result.Added, r.result.Removed = resp.GetRevision(), resp.GetAdded(), resp.GetRemoved()
 		r.result.Unchanged = resp.GetUnchanged()
-		for _, f := range failures {
-			r.result.fail(f.Path, f.Reason, f.Error)
-		}
-		r.job.Progress(total, total, r.result.Bytes, "published")
-		return nil
+		return failures, nil
 	}
-	return fault.New(fault.LostRace, "the channel was published %d times while this sync tried to", maxRaces)
+	return nil, fault.New(fault.LostRace, "the channel was published %d times while this sync tried to", maxRaces)
+}
+
+// wrong reports whether a file was had, but is not what the index promises.
+func wrong(failures map[string]Failure) bool {
+	for _, f := range failures {
+		if f.Reason == reasonMismatch {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *run) diff(ctx context.Context, digest blob.Digest, policy channelsv1.RemovalPolicy) (*channelsv1.DiffResponse, error) {
@@ -273,7 +337,7 @@ func (r *run) resolve(ctx context.Context, digest blob.Digest, got map[string]st
 			}
 			if _, failed := failures[e.GetPath()]; failed {
 				e.Keep, e.Record, e.Sha256, e.Md5 = true, nil, nil, nil
-			} else if f, ok := got[e.GetPath()]; ok && len(e.GetSha256()) == 0 {
+			} else if f, ok := got[e.GetPath()]; ok && len(e.GetSha256()) == 0 && f.is(e) {
 				e.Sha256, e.Size = f.Digest[:], f.Size
 			}
 			if err := add(e); err != nil {

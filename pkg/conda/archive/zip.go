@@ -340,7 +340,11 @@ func openConda(s *source, stem string) (conda, error) {
 		case pkgMember(stem):
 			c.pkg = m
 		default:
-			return c, refuse(m.name, "", "this member does not belong into a .conda whose name is %s", stem)
+			field := ""
+			if strings.HasPrefix(m.name, "info-") || strings.HasPrefix(m.name, "pkg-") {
+				field = "stem" // another package's member: the file was renamed
+			}
+			return c, refuse(m.name, field, "this member does not belong into a .conda whose name is %s", stem)
 		}
 	}
 	if c.info == nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strconv"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -32,6 +33,9 @@ func (c *checker) record(raw []byte, wantBuild bool) (path, msg string, ok bool)
 	}
 	c.plain = bytes.IndexByte(raw, '\\') < 0
 	c.have = [3]bool{}
+	if n := endlessNumber(raw, c.plain); n != nil {
+		return "", fmt.Sprintf("number %.40s does not fit a double", n), false
+	}
 	if path, msg = c.object(raw, 1); msg != "" {
 		return path, msg, false
 	}
@@ -41,6 +45,34 @@ func (c *checker) record(raw []byte, wantBuild bool) (path, msg string, ok bool)
 		}
 	}
 	return "", "", true
+}
+
+// endlessNumber returns a number in raw that no double holds, such as 1e999: JSON's grammar allows it, shards cannot carry
+// it, and readers turn it into infinity or an error.
+func endlessNumber(raw []byte, plain bool) []byte {
+	for i := 0; i < len(raw); {
+		switch c := raw[i]; {
+		case c == '"':
+			i = skipString(raw, i, plain)
+			if i < 0 {
+				return nil // broken, which others tell
+			}
+		case c >= '0' && c <= '9':
+			from, exp := i, false
+			for i < len(raw) && (raw[i] >= '0' && raw[i] <= '9' || raw[i] == '.' || raw[i] == '+' || raw[i] == '-' || raw[i]|0x20 == 'e') {
+				exp = exp || raw[i]|0x20 == 'e'
+				i++
+			}
+			if exp || i-from > 300 {
+				if _, err := strconv.ParseFloat(string(raw[from:i]), 64); err != nil {
+					return raw[from:i]
+				}
+			}
+		default:
+			i++
+		}
+	}
+	return nil
 }
 
 // required are the keys without which index readers drop a record, or the whole file.

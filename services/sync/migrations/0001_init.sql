@@ -26,6 +26,7 @@ CREATE TABLE sync.status (
 CREATE TABLE sync.downloads (
 	job_id  uuid   NOT NULL,
 	path    text   NOT NULL,
+	want    bytea  NOT NULL, -- what the index said that it must be; an index that changed since wants another file
 	digest  bytea  NOT NULL,
 	size    bigint NOT NULL,
 	PRIMARY KEY (job_id, path)

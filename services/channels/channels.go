@@ -1,0 +1,161 @@
+package channels
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
+	identityv1 "github.com/entrepot-dev/entrepot/proto/entrepot/identity/v1"
+
+	"github.com/entrepot-dev/entrepot/pkg/authn"
+	"github.com/entrepot-dev/entrepot/pkg/authz"
+	"github.com/entrepot-dev/entrepot/pkg/blob"
+	"github.com/entrepot-dev/entrepot/pkg/conda/archive"
+	"github.com/entrepot-dev/entrepot/pkg/jobs"
+	"github.com/entrepot-dev/entrepot/pkg/plan"
+)
+
+// Config tunes the service. The zero value takes the defaults.
+type Config struct {
+	// BatchWindow is how long the first upload to a channel waits for others to share its revision. Default 20 ms: most
+	// of what one upload may cost until its shard index shows it is left for the work itself. Negative means none.
+	BatchWindow time.Duration
+	// FullInspect is the size in bytes up to which an uploaded archive is read to its end before it is listed; of
+	// larger ones, and of .tar.bz2 files above a sixteenth of it, only the metadata. Default 512 MiB: some seconds of one
+	// core, within the 30 s that a call may take.
+	FullInspect int64
+	// Archive bounds what an uploaded archive may cost to read.
+	Archive archive.Limits
+	// Plan bounds what a plan may cost to read.
+	Plan plan.Limits
+	// KeepShards is how long shards stay that no index names any more, for clients with an older index. Default 7 days,
+	// the time that clients may rely on (CEP 16).
+	KeepShards time.Duration
+	// KeepHistory is how long files stay in storage after they left their channel, for readers of former revisions.
+	// Default 7 days.
+	KeepHistory time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	if c.BatchWindow == 0 {
+		c.BatchWindow = 20 * time.Millisecond
+	}
+	if c.FullInspect == 0 {
+		c.FullInspect = 512 << 20
+	}
+	if c.KeepShards <= 0 {
+		c.KeepShards = 7 * 24 * time.Hour
+	}
+	if c.KeepHistory <= 0 {
+		c.KeepHistory = 7 * 24 * time.Hour
+	}
+	return c
+}
+
+// Roles decides about permissions that an RPC's access option cannot express.
+type Roles interface {
+	Allow(ctx context.Context, c authn.Caller, permission authz.Permission, res authz.Resource) error
+	Readable(ctx context.Context, c authn.Caller) (authz.Readable, error)
+	Snapshot() *authz.Snapshot
+}
+
+// Publisher tells whoever listens now; *bus.Bus is one.
+type Publisher interface {
+	Publish(ctx context.Context, subject string, data []byte) error
+}
+
+// Deps are what the service stands on. All but Bus, Now and Logger are required.
+type Deps struct {
+	// Pool is on a database with the schemas channels, jobs, refs and audit.
+	Pool  *pgxpool.Pool
+	Blobs blob.Store
+	Jobs  *jobs.Client
+	// Bus hears of every move of a head; nil tells nobody, and readers notice by asking.
+	Bus Publisher
+	// Identity keeps the members. It is called as this process, not as the user.
+	Identity identityv1.IdentityServiceClient
+	Roles    Roles
+	Now      func() time.Time
+	Logger   *slog.Logger
+}
+
+// Service implements channelsv1.ChannelServiceServer and the jobs of kind KindIndex.
+type Service struct {
+	channelsv1.UnimplementedChannelServiceServer
+
+	cfg      Config
+	pool     *pgxpool.Pool
+	blobs    blob.Store
+	jobs     *jobs.Client
+	bus      Publisher
+	identity identityv1.IdentityServiceClient
+	roles    Roles
+	now      func() time.Time
+	log      *slog.Logger
+
+	gates   gates
+	uploads uploads
+}
+
+var _ channelsv1.ChannelServiceServer = (*Service)(nil)
+
+// New returns the service. It starts no goroutine until there are uploads.
+func New(cfg Config, d Deps) (*Service, error) {
+	if d.Pool == nil || d.Blobs == nil || d.Jobs == nil || d.Identity == nil || d.Roles == nil {
+		return nil, fmt.Errorf("channels: pool, blobs, jobs, identity and roles are required")
+	}
+	s := &Service{
+		cfg: cfg.withDefaults(), pool: d.Pool, blobs: d.Blobs, jobs: d.Jobs, bus: d.Bus, identity: d.Identity, roles: d.Roles, now: d.Now, log: d.Logger,
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.uploads = uploads{window: s.cfg.BatchWindow, publish: s.publishUploads, waiting: make(map[uuid.UUID][]*upload)}
+	return s, nil
+}
+
+// Stop refuses further uploads and waits for those under way. It may be called twice.
+func (s *Service) Stop() { s.uploads.stop() }
+
+// SubjectHead is the bus subject on which HeadEvents are published.
+const SubjectHead = "channels.head"
+
+// HeadEvent says that what a channel serves has changed: its head, its index files, its privacy or its existence. It is
+// JSON on the bus. It may be lost; whoever caches what a channel serves asks again after a while nevertheless.
+type HeadEvent struct {
+	// ID is the channel's UUID, Name its name.
+	ID   string `json:"id"`
+	Name string `json:"name"`
+	// Head is the revision that is served from now on.
+	Head    int64 `json:"head"`
+	Deleted bool  `json:"deleted,omitempty"`
+	Private bool  `json:"private"`
+}
+
+// announceTimeout bounds what telling others may cost the one who published.
+const announceTimeout = 2 * time.Second
+
+// announce tells the bus about a channel. The change is committed: a bus that is away is no reason to fail.
+func (s *Service) announce(ctx context.Context, c *channelRow, deleted bool) {
+	if s.bus == nil {
+		return
+	}
+	data, err := json.Marshal(HeadEvent{ID: c.ID.String(), Name: c.Name, Head: c.Head, Deleted: deleted, Private: c.Private})
+	if err == nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), announceTimeout)
+		defer cancel()
+		err = s.bus.Publish(ctx, SubjectHead, data)
+	}
+	if err != nil {
+		s.log.WarnContext(ctx, "a head change could not be announced; caches will notice within their own time", "channel", c.Name, "head", c.Head, "error", err)
+	}
+}

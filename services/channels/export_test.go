@@ -1,0 +1,17 @@
+package channels
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+)
+
+// BuildMonoliths builds a subdir's large index files, as the job does, and returns the number of records.
+func BuildMonoliths(ctx context.Context, s *Service, channel, subdir string) (int64, error) {
+	id, err := uuid.Parse(channel)
+	if err != nil {
+		return 0, err
+	}
+	m, err := s.buildMonoliths(ctx, id, subdir, true)
+	return m.records, err
+}

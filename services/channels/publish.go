@@ -1,0 +1,246 @@
+package channels
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
+
+	"github.com/entrepot-dev/entrepot/pkg/fault"
+	"github.com/entrepot-dev/entrepot/pkg/jobs"
+	"github.com/entrepot-dev/entrepot/pkg/pg"
+)
+
+// publication takes a channel from one revision to the next. Uploads, deletions and syncs differ only in what they stage.
+type publication struct {
+	channel uuid.UUID
+	// cause is what the history calls it; author is who did it.
+	cause, author string
+	// expected is the head that the publication was worked out for; another one is a lost race. 0 takes any.
+	expected int64
+	// hold ties the effects to a job's claim; nil outside jobs.
+	hold *claim
+	// stage fills the staging tables. It is called again after a lost race and must then begin anew.
+	stage func(ctx context.Context, s *staging) error
+	// finish writes what else belongs into the transaction, after the head has moved; nil for nothing. It runs also if
+	// nothing was changed.
+	finish func(ctx context.Context, tx pgx.Tx, p *published) error
+	// texts are what is said of packages that the channel does not know yet.
+	texts map[string]packageText
+	// moved writes what belongs into the transaction if the head moves, such as audit events; nil for nothing.
+	moved func(ctx context.Context, tx pgx.Tx, p *published) error
+}
+
+// claim names the attempt at a job on whose behalf something is written.
+type claim struct {
+	job   uuid.UUID
+	claim int64
+}
+
+// published says what came of a publication.
+type published struct {
+	channel *channelRow // as it is now
+	summary
+	// moved is false if there was nothing to publish.
+	moved bool
+	// subdirs have changed.
+	subdirs []string
+}
+
+const (
+	causeCreate = "create"
+	causeUpload = "upload"
+	causeDelete = "delete"
+	causeSync   = "sync"
+
+	reasonHeadMoved = "HEAD_MOVED"
+
+	publishAttempts = 64
+	publishPause    = 10 * time.Millisecond
+)
+
+// publish publishes p, and rebases it on the new head as often as another one was faster, unless p expects a head.
+//
+// The order makes a crash harmless at any point: blobs are durable before the transaction that names them commits;
+// they are named by rows that become visible with the head, all at once; and what listens is told after that. Readers
+// see the revision before or the one after. The channel's row is locked only once everything has been worked out, so
+// publishers of other processes wait for each other's writes, not for each other's compression and disks.
+func (s *Service) publish(ctx context.Context, p publication) (*published, error) {
+	unlock, err := s.gates.lock(ctx, p.channel)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	for attempt := 1; ; attempt++ {
+		out, err := s.publishOnce(ctx, p)
+		if err == nil {
+			if out.moved {
+				s.announce(ctx, out.channel, false)
+			}
+			return out, nil
+		}
+		revived, rerr := s.revive(ctx, err)
+		if rerr != nil {
+			return nil, rerr
+		}
+		lost := revived || pg.IsLostRace(err) || (isHeadMoved(err) && p.expected == 0)
+		if !lost || attempt == publishAttempts {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(rand.N(publishPause)):
+		}
+	}
+}
+
+func isHeadMoved(err error) bool {
+	var f *fault.Error
+	return errors.As(err, &f) && f.Reason == reasonHeadMoved
+}
+
+func (s *Service) publishOnce(ctx context.Context, p publication) (out *published, err error) {
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) (err error) {
+		out, err = s.publishTx(ctx, tx, p)
+		return err
+	})
+	return out, pg.Classify(err)
+}
+
+// publishTx runs under read committed: a channel's rows change only together with its head, so if the head under the
+// lock is the one of the first query, all queries between saw that revision.
+func (s *Service) publishTx(ctx context.Context, tx pgx.Tx, p publication) (*published, error) {
+	ch, err := channelByID(ctx, tx, p.channel)
+	if err != nil {
+		return nil, err
+	}
+	if p.expected != 0 && ch.Head != p.expected {
+		return nil, lostRace(ch.Name, p.expected)
+	}
+	now := s.now().UTC().Truncate(time.Microsecond)
+	if !now.After(ch.UpdatedAt) { // times within a channel never run backwards, whatever the clock does
+		now = ch.UpdatedAt.Add(time.Microsecond)
+	}
+	st, err := newStaging(ctx, tx, ch, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.stage(ctx, st); err != nil {
+		return nil, err
+	}
+	out := &published{channel: ch}
+	if out.summary, err = st.summarize(ctx); err != nil {
+		return nil, err
+	}
+	build, err := s.buildShards(ctx, st, out.summary)
+	if err != nil {
+		return nil, err
+	}
+	out.moved = len(build.subdirs) > 0
+	if out.moved {
+		out.subdirs = slices.Sorted(maps.Keys(build.subdirs))
+		if err := s.write(ctx, st, p, build, out); err != nil {
+			return nil, err
+		}
+	} else if p.hold != nil {
+		if err := jobs.Hold(ctx, tx, p.hold.job, p.hold.claim); err != nil {
+			return nil, err
+		}
+	}
+	if p.finish != nil {
+		return out, p.finish(ctx, tx, out)
+	}
+	return out, nil
+}
+
+// write makes the staged changes the next revision. Nothing slow happens here: the channel is locked.
+func (s *Service) write(ctx context.Context, st *staging, p publication, build *shardBuild, out *published) error {
+	locked, err := lockChannel(ctx, st.tx, p.channel)
+	if err != nil {
+		return err
+	}
+	from := st.channel.Head
+	if locked.Head != from {
+		return lostRace(locked.Name, from)
+	}
+	if p.hold != nil {
+		if err := jobs.Hold(ctx, st.tx, p.hold.job, p.hold.claim); err != nil {
+			return err
+		}
+	}
+	locked.Head = from + 1
+	locked.Size += out.NewBytes - out.OldBytes
+	locked.FileCount += out.Fresh - out.Removed
+	locked.UpdatedAt = st.now
+	if err := checkQuota(locked, out.NewBytes-out.OldBytes); err != nil {
+		return err
+	}
+	if err := st.writeFiles(ctx, locked.Head); err != nil {
+		return fmt.Errorf("write files: %w", err)
+	}
+	if err := s.writeShards(ctx, st, build, locked.Head); err != nil {
+		return fmt.Errorf("write shards: %w", err)
+	}
+	if err := s.writeRefs(ctx, st, build); err != nil {
+		return fmt.Errorf("write references: %w", err)
+	}
+	delta, err := writePackages(ctx, st, p.texts)
+	if err != nil {
+		return fmt.Errorf("write packages: %w", err)
+	}
+	locked.PackageCount += delta
+	if err := insertRevision(ctx, st.tx, locked.ID, revisionRow{
+		Number: locked.Head, CreatedAt: st.now, Author: p.author, Added: out.Put, Removed: out.Removed, Cause: p.cause,
+	}); err != nil {
+		return err
+	}
+	if err := moveHead(ctx, st.tx, locked, from); err != nil {
+		return err
+	}
+	out.channel = locked
+	for _, subdir := range out.subdirs {
+		if _, err := s.enqueueIndex(ctx, st.tx, locked, subdir, false); err != nil {
+			return err
+		}
+	}
+	if p.moved != nil {
+		return p.moved(ctx, st.tx, out)
+	}
+	return nil
+}
+
+// checkQuota refuses growth beyond the limit. A channel that is above it already, because the limit was lowered, may
+// still shrink and stay as it is.
+func checkQuota(c *channelRow, growth int64) error {
+	if c.SizeLimit == nil || growth <= 0 || c.Size <= *c.SizeLimit {
+		return nil
+	}
+	return overQuota(c)
+}
+
+func overQuota(c *channelRow) error {
+	return fault.New(fault.Exhausted, "%s is above quota of %d bytes", c.Name, *c.SizeLimit).WithReason("QUOTA")
+}
+
+// hostedOnly refuses to change channels whose content comes from an upstream.
+func hostedOnly(c *channelRow) error {
+	var kind string
+	switch c.kind() {
+	case channelsv1.ChannelKind_CHANNEL_KIND_MIRROR:
+		kind = "mirror"
+	case channelsv1.ChannelKind_CHANNEL_KIND_PROXY:
+		kind = "proxy"
+	default:
+		return nil
+	}
+	return fault.New(fault.Precondition, "This method is not implemented for %s channels", kind).WithReason("CHANNEL_KIND")
+}

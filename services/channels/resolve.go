@@ -1,0 +1,101 @@
+package channels
+
+import (
+	"context"
+	"net/url"
+	"strings"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
+
+	"github.com/entrepot-dev/entrepot/pkg/fault"
+	"github.com/entrepot-dev/entrepot/pkg/names"
+)
+
+// Resolve says what a channel serves at a path: an index file, a package file, a place upstream, or nothing.
+func (s *Service) Resolve(ctx context.Context, req *channelsv1.ResolveRequest) (*channelsv1.ResolveResponse, error) {
+	path, err := names.CleanPath(req.GetPath())
+	if err != nil {
+		return nil, err
+	}
+	if req.GetRevision() < 0 {
+		return nil, fault.Field("revision", "must not be negative")
+	}
+	ch, err := channelByName(ctx, s.pool, req.GetChannel())
+	if err != nil {
+		return nil, err
+	}
+	out := new(channelsv1.ResolveResponse)
+	if out.Channel, err = s.toProto(ch); err != nil {
+		return nil, err
+	}
+	if req.GetRevision() > ch.Head {
+		return out, nil
+	}
+	// The queries may see a later head than the channel's row did; asking for that head gives one answer. Package files
+	// come first: they are asked for far more often and their names are never those of index files.
+	revision := req.GetRevision()
+	if revision == 0 {
+		revision = ch.Head
+	}
+	if isPackagePath(path) {
+		f, err := fileAt(ctx, s.pool, ch.ID, path, revision)
+		if err == nil && f == nil && req.GetRevision() == 0 {
+			f, err = stillListed(ctx, s.pool, ch.ID, path)
+		}
+		if err != nil || f == nil {
+			return out, err
+		}
+		return out, resolveFile(out, ch, f)
+	}
+	r, err := newestRendition(ctx, s.pool, ch.ID, path, revision)
+	if err != nil || r == nil {
+		return out, err
+	}
+	out.Found, out.Index = true, true
+	out.Sha256, out.Size, out.Revision = r.Digest[:], r.Size, r.Revision
+	out.UpdateTime = timestamppb.New(r.CreatedAt)
+	return out, nil
+}
+
+func isPackagePath(path string) bool {
+	return strings.HasSuffix(path, ".conda") || strings.HasSuffix(path, ".tar.bz2")
+}
+
+func resolveFile(out *channelsv1.ResolveResponse, ch *channelRow, f *fileRow) error {
+	out.Found, out.Revision, out.UpdateTime = true, f.AddedRev, timestamppb.New(f.CreatedAt)
+	out.Size = max(f.Size, 0)
+	if f.Digest != nil {
+		out.Sha256 = f.Digest[:]
+		return nil
+	}
+	if !f.Redirect {
+		return nil
+	}
+	m, err := ch.mirrorSettings()
+	if err != nil {
+		return err
+	}
+	out.RedirectUrl = redirectURL(m.GetUrl(), f)
+	return nil
+}
+
+// redirectURL is where upstream has a file. Credentials of the upstream never leave the house.
+func redirectURL(upstream string, f *fileRow) string {
+	target := f.URL
+	if target == "" {
+		target = strings.TrimRight(upstream, "/") + "/" + escapePath(f.Path)
+	} else if u, err := url.Parse(target); err != nil || !u.IsAbs() {
+		target = strings.TrimRight(upstream, "/") + "/" + strings.TrimLeft(target, "/")
+	}
+	u, err := url.Parse(target)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+		return ""
+	}
+	u.User = nil
+	return u.String()
+}
+
+// escapePath keeps the signs of file names that mean something in a URL.
+func escapePath(p string) string { return (&url.URL{Path: p}).EscapedPath() }
