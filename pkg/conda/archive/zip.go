@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 )
 
 // A strict reader for the ZIPs that .conda files are. It takes the few shapes
