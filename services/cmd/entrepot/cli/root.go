@@ -114,7 +114,7 @@ Exit codes: 0 ok · 1 failed · 2 bad input or could not start · 3 not logged i
 		c.GroupID = "server"
 		root.AddCommand(c)
 	}
-	for _, c := range clientCommands() {
+	for _, c := range ClientCommands() {
 		c.GroupID = "client"
 		root.AddCommand(c)
 	}

@@ -41,7 +41,7 @@ func FollowJob(ctx context.Context, c *restclient.Client, id string, meter *prog
 		case p == nil && !restclient.Final(ev.GetState().GetState()):
 			p = ev.GetState().GetProgress()
 		}
-		if p != nil {
+		if p.GetTotal() > 0 || p.GetDone() > 0 || p.GetMessage() != "" {
 			meter.Update(progress.State{
 				Done: p.GetDone(), Total: p.GetTotal(), Bytes: p.GetBytes(), TotalBytes: p.GetTotalBytes(), Message: printable(p.GetMessage()),
 			})

@@ -66,6 +66,8 @@ type options struct {
 	getenv func(string) string
 	// settle is how long index files may lag behind the revision that they show.
 	settle time.Duration
+	// packages is how many the generator makes; 0 means its default.
+	packages int
 	// httpAddr is where the edge listens if that port is free.
 	httpAddr string
 }

@@ -204,7 +204,7 @@ func TestAPlatformThatDoesWrongIsCaught(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := setup(t)
-			b.edge.Tamper = c.tamper
+			b.edge.Tamper, b.opts.packages = c.tamper, 20
 			code, _ := b.run(t.Context(), "--exit", "--corrupt", fmt.Sprint(c.corrupt))
 			got := b.lines()
 			if len(c.named) == 1 && c.named[0] == "?" && len(got) == 1 {

@@ -189,7 +189,7 @@ func (s *scenario) serveUpstream() (closer func() error, err error) {
 		return nil, err
 	}
 	closer = func() error { return os.RemoveAll(dir) }
-	opts := sample.Options{}
+	opts := sample.Options{Packages: s.packages}
 	if s.server != "" {
 		// A platform that others use may have seen the default bytes before, and what is stored is not downloaded again:
 		// spoilt files would go unnoticed.

@@ -209,3 +209,12 @@ func detail(t *testing.T, resp *platformtest.Response) string {
 	}
 	return string(body["detail"])
 }
+
+func readFile(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
