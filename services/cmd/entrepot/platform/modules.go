@@ -60,17 +60,13 @@ func (p *Platform) modules() []lifecycle.Module {
 func (p *Platform) databaseModule() lifecycle.Module {
 	return lifecycle.Module{
 		Name: "postgres", Needs: []string{"ops"}, StopTimeout: 20 * time.Second,
-		Start: func(ctx context.Context) error {
+		Start: func(ctx context.Context) (err error) {
 			url := p.cfg.DatabaseURL.Reveal()
 			if url == "" {
-				server, err := pg.StartEmbedded(ctx, pg.EmbeddedConfig{
-					DataDir: filepath.Join(p.cfg.DataDir, "postgres"), BinDir: p.opts.PGBin, Durable: true, Log: p.log,
-				})
-				if err != nil {
+				if p.embedded, err = startPostgres(ctx, p.embeddedConfig(), p.log, func(err error) { p.group.Fail("postgres", err) }); err != nil {
 					return err
 				}
-				p.embedded, url = server, server.URL()
-				p.serve("postgres", func() error { <-server.Done(); return server.Err() })
+				url = p.embedded.url
 			}
 			pool, err := pg.Open(ctx, url, pg.PoolConfig{MaxConns: int32(p.cfg.DatabaseConns), AppName: "entrepot " + p.name(), Tracer: p.cfg.OTLP.Endpoint != ""})
 			if err != nil {
@@ -85,7 +81,7 @@ func (p *Platform) databaseModule() lifecycle.Module {
 		Stop: func(ctx context.Context) error {
 			p.pool.Close()
 			if p.embedded != nil {
-				return p.embedded.Stop(ctx)
+				return p.embedded.stop(ctx)
 			}
 			return nil
 		},

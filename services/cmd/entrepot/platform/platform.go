@@ -78,7 +78,7 @@ type Platform struct {
 	group *lifecycle.Group
 	ready Ready
 
-	embedded *pg.Server
+	embedded *privatePostgres
 	pool     *pgxpool.Pool
 	nats     *bus.Server
 	bus      *bus.Bus
