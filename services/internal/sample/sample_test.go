@@ -174,29 +174,33 @@ func TestTheIndexListsExactlyTheFiles(t *testing.T) {
 	}
 }
 
-// Where the newest of every name satisfies every dependency of every record, any selection can be installed together.
+// Where the newest of every name satisfies every dependency of every package, any selection can be installed together.
 func TestTheNewestOfEverythingFitsTogether(t *testing.T) {
-	for _, n := range []int{1, 2, 5, 9, 60, 400} {
+	for _, n := range []int{1, 2, 5, 9, 60, 400, 3000} {
 		newest := map[string]version.Version{}
-		c := build(t, Options{Packages: n})
-		all := records(t, c)
-		for _, r := range all {
-			v, err := version.Parse(r.Version)
+		files := map[string]bool{}
+		specs := plan(Options{Packages: n})
+		for _, s := range specs {
+			files[s.subdir+"/"+s.stem()+s.format.Extension()] = true
+			v, err := version.Parse(s.version)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if have, ok := newest[r.Name]; !ok || have.Less(v) {
-				newest[r.Name] = v
+			if have, ok := newest[s.name]; !ok || have.Less(v) {
+				newest[s.name] = v
 			}
 		}
+		if len(files) != n {
+			t.Errorf("%d different files, want %d", len(files), n)
+		}
 		edges := 0
-		for path, r := range all {
-			for _, d := range r.Depends {
+		for _, s := range specs {
+			for _, d := range s.depends {
 				edges++
 				name, rest, _ := strings.Cut(d, " ")
 				v, ok := newest[name]
 				if !ok {
-					t.Errorf("%d packages: %s needs %s, which is not there", n, path, d)
+					t.Errorf("%d packages: %s needs %s, which is not there", n, s.stem(), d)
 					continue
 				}
 				if rest == "" {
@@ -207,7 +211,7 @@ func TestTheNewestOfEverythingFitsTogether(t *testing.T) {
 					t.Fatal(err)
 				}
 				if !spec.Match(v) {
-					t.Errorf("%d packages: %s needs %s, but the newest is %s", n, path, d, v)
+					t.Errorf("%d packages: %s needs %s, but the newest is %s", n, s.stem(), d, v)
 				}
 			}
 		}

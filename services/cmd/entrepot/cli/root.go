@@ -84,7 +84,7 @@ func Main(args []string) int {
 		return exitDenied
 	case fault.NotFound:
 		return exitMissing
-	case fault.Unavailable:
+	case fault.Unavailable, fault.Timeout:
 		return exitOffline
 	}
 	return exitFailed
@@ -102,7 +102,8 @@ func Root() *cobra.Command {
   entrepot login              remember a server and a key for the client commands
   entrepot channel create …   make a channel
 
-Exit codes: 0 ok · 1 failed · 2 bad input or could not start · 3 not logged in or not allowed · 4 not found · 5 server not reached`,
+Exit codes: 0 ok · 1 failed · 2 bad input or could not start · 3 not logged in or not allowed · 4 not found · 5 server not reached ·
+130 interrupted`,
 		SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}

@@ -76,12 +76,17 @@ func (a *app) channelShowCommand() *cobra.Command {
 
 func channelLines(ch *channelsv1.Channel, url string) [][]string {
 	lines := [][]string{
-		{"Name:", ch.GetName()}, {"URL:", url}, {"Kind:", kindName(ch.GetKind())}, {"Namespace:", ch.GetNamespace()},
-		{"Description:", orDash(ch.GetDescription())}, {"Private:", yesNo(ch.GetPrivate())},
+		{"Name:", ch.GetName()},
+		{"URL:", url},
+		{"Kind:", kindName(ch.GetKind())},
+		{"Namespace:", ch.GetNamespace()},
+		{"Description:", orDash(ch.GetDescription())},
+		{"Private:", yesNo(ch.GetPrivate())},
 		{"Revision:", fmt.Sprint(ch.GetHead())},
 		{"Content:", fmt.Sprintf("%d packages, %d files, %s", ch.GetPackageCount(), ch.GetFileCount(), progress.Bytes(ch.GetSize()))},
 		{"Members:", fmt.Sprint(ch.GetMemberCount())},
-		{"Created:", when(ch.GetCreateTime())}, {"Updated:", when(ch.GetUpdateTime())},
+		{"Created:", when(ch.GetCreateTime())},
+		{"Updated:", when(ch.GetUpdateTime())},
 	}
 	if ch.SizeLimit != nil {
 		lines = append(lines, []string{"Size limit:", progress.Bytes(ch.GetSizeLimit())})

@@ -169,7 +169,7 @@ func TestAMirrorIsMadeAndSyncedAndFollowed(t *testing.T) {
 	if o.code != 0 || !strings.Contains(o.stdout, "http://SERVER/channels/forge\nrevision 2: 12 added, 0 unchanged, 0 removed, 0 failed; ") {
 		t.Errorf("%+v", o)
 	}
-	if !strings.Contains(o.stderr, "created mirror channel forge; anyone may read it") || !strings.Contains(o.stderr, "/12 files") || strings.Contains(o.stderr, "\r") {
+	if !strings.Contains(o.stderr, "created mirror channel forge; anyone may read it") || strings.Contains(o.stderr, "\r") {
 		t.Errorf("%q", o.stderr)
 	}
 	o = b.run("channel", "sync", "forge", "--output", "json")
@@ -297,8 +297,8 @@ func TestErrorsNameTheFlagAndTheFix(t *testing.T) {
 		code int
 		said string
 	}{
-		{[]string{"channel", "create", "a_b"}, 2, "create channel a_b: _ should not be used in channel name"},
-		{[]string{"channel", "create", "m", "--mirror", "gopher://x"}, 2, "--mirror: "},
+		{[]string{"channel", "create", "a_b"}, 2, "create channel a_b: _ should not be used in channel name (NAME)"},
+		{[]string{"channel", "create", "m", "--mirror", "gopher://x"}, 2, "create channel m: it must be an http or https URL (--mirror)"},
 		{[]string{"channel", "create", "m", "--mirror", "http://x", "--removal", "burn"}, 2, "--removal must be keep or prune"},
 		{[]string{"channel", "create", "m", "--include", "x"}, 2, "--include is about mirrors; name the upstream with --mirror URL"},
 		{[]string{"channel", "create", "m", "--mirror", "http://x", "--no-sync", "--follow"}, 2, "--follow has nothing to show"},

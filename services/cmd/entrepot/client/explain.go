@@ -36,9 +36,8 @@ func Explain(err error, c *restclient.Client) error {
 	}
 	if len(f.Violations) == 1 && f.Violations[0].Description == f.Message {
 		// One field is all there is to say: one line says it.
-		v := out.Violations[0]
-		if !strings.Contains(f.Message, v.Field) {
-			out.Message = v.Field + ": " + out.Message
+		if field := out.Violations[0].Field; !strings.Contains(f.Message, field) {
+			out.Message += " (" + field + ")"
 		}
 		out.Violations = nil
 	}

@@ -35,9 +35,11 @@ func NewMeter(w any, getenv func(string) string, unit string) *progress.Meter {
 func FollowJob(ctx context.Context, c *restclient.Client, id string, meter *progress.Meter) (*jobsv1.Job, error) {
 	return c.Follow(ctx, id, func(ev *jobsv1.JobEvent) {
 		p := ev.GetProgress()
-		switch {
+		switch level := ev.GetLog().GetLevel(); {
+		case level == "error" || level == "debug":
+			// Files that fail are named together at the end, where nothing scrolls them away.
 		case ev.GetLog() != nil:
-			meter.Println(fmt.Sprintf("%s: %s", ev.GetLog().GetLevel(), printable(ev.GetLog().GetText())))
+			meter.Println(fmt.Sprintf("%s: %s", level, printable(ev.GetLog().GetText())))
 		case p == nil && !restclient.Final(ev.GetState().GetState()):
 			p = ev.GetState().GetProgress()
 		}

@@ -85,9 +85,16 @@ func (a *app) jobShowCommand() *cobra.Command {
 
 func jobLines(j *jobsv1.Job) [][]string {
 	lines := [][]string{
-		{"Number:", fmt.Sprint(j.GetNumber())}, {"Id:", j.GetId()}, {"Kind:", j.GetKind()}, {"Resource:", j.GetResource()},
-		{"State:", stateName(j.GetState())}, {"Done:", done(j)}, {"Owner:", j.GetOwner()},
-		{"Created:", when(j.GetCreateTime())}, {"Started:", when(j.GetStartTime())}, {"Finished:", when(j.GetFinishTime())},
+		{"Number:", fmt.Sprint(j.GetNumber())},
+		{"Id:", j.GetId()},
+		{"Kind:", j.GetKind()},
+		{"Resource:", j.GetResource()},
+		{"State:", stateName(j.GetState())},
+		{"Done:", done(j)},
+		{"Owner:", j.GetOwner()},
+		{"Created:", when(j.GetCreateTime())},
+		{"Started:", when(j.GetStartTime())},
+		{"Finished:", when(j.GetFinishTime())},
 	}
 	if j.GetFailures() > 0 {
 		lines = append(lines, []string{"Failed attempts:", fmt.Sprint(j.GetFailures())})

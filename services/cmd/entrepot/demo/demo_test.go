@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -37,7 +38,7 @@ type bundle struct {
 func setup(t *testing.T) *bundle {
 	b := &bundle{edge: edgetest.New(t), done: make(chan error, 1)}
 	env := map[string]string{"XDG_CONFIG_HOME": t.TempDir()}
-	b.opts = options{getenv: func(k string) string { return env[k] }, settle: 50 * time.Millisecond, httpAddr: "127.0.0.1:0"}
+	b.opts = options{getenv: func(k string) string { return env[k] }, settle: 50 * time.Millisecond, httpAddr: "127.0.0.1:0", packages: 20}
 	t.Setenv("TMPDIR", t.TempDir())
 	t.Cleanup(func() {
 		http.DefaultClient.CloseIdleConnections()
@@ -51,6 +52,9 @@ func setup(t *testing.T) *bundle {
 
 func (b *bundle) start(_ context.Context, o StartOptions) (*Platform, error) {
 	b.started = append(b.started, o)
+	if err := os.WriteFile(filepath.Join(o.DataDir, "admin-key"), []byte(edgetest.Key), 0o600); err != nil {
+		return nil, err
+	}
 	return &Platform{
 		URL: b.edge.URL, AdminKey: edgetest.Key, Done: b.done,
 		Stop: func(context.Context) error { b.stopped++; return nil },
@@ -80,6 +84,7 @@ func (b *bundle) lines() []string {
 
 func TestARightPlatformPasses(t *testing.T) {
 	b := setup(t)
+	b.opts.packages = 0
 	code, err := b.run(t.Context(), "--exit")
 	if code != 0 || b.stdout.Len() != 0 {
 		t.Fatalf("exit %d, %v\nstdout: %s\nstderr: %s", code, err, b.stdout.String(), b.stderr.String())
@@ -105,7 +110,7 @@ func TestARightPlatformPasses(t *testing.T) {
 // The names must come from what the platform does, so they are compared with a second copy of the same upstream.
 func TestSpoiltFilesAndNoOthersAreNamed(t *testing.T) {
 	for _, n := range []int{1, 3, 7} {
-		up, err := sample.Serve(t.TempDir(), sample.Options{})
+		up, err := sample.Serve(t.TempDir(), sample.Options{Packages: 20})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -204,7 +209,7 @@ func TestAPlatformThatDoesWrongIsCaught(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := setup(t)
-			b.edge.Tamper, b.opts.packages = c.tamper, 20
+			b.edge.Tamper = c.tamper
 			code, _ := b.run(t.Context(), "--exit", "--corrupt", fmt.Sprint(c.corrupt))
 			got := b.lines()
 			if len(c.named) == 1 && c.named[0] == "?" && len(got) == 1 {
@@ -235,7 +240,7 @@ func TestWhatKeepsItFromStartingIsTwo(t *testing.T) {
 		"is not empty":           {"--exit", "--data-dir", full},
 		"not a directory":        {"--exit", "--data-dir", filepath.Join(full, "x")},
 		"must not be negative":   {"--exit", "--corrupt", "-1"},
-		"cannot spoil 61 of 60":  {"--exit", "--corrupt", "61"},
+		"cannot spoil 21 of 20":  {"--exit", "--corrupt", "21"},
 		"does not go with --up":  {"--exit", "--corrupt", "1", "--upstream", "http://x"},
 		"does not go with --ser": {"--exit", "--server", "http://x", "--data-dir", "d"},
 		"unknown flag":           {"--nonsense"},
@@ -341,7 +346,6 @@ func (w *waiter) Write(p []byte) (int, error) {
 func TestItStaysUpUntilItIsInterruptedOrThePlatformEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	b := setup(t)
-	dir := filepath.Join(t.TempDir(), "data")
 	for i, c := range []struct {
 		then func()
 		code int
@@ -350,9 +354,10 @@ func TestItStaysUpUntilItIsInterruptedOrThePlatformEnds(t *testing.T) {
 		{cancel, 0, ""},
 		{func() { b.done <- errors.New("the database is gone") }, exitDiffers, "the database is gone"},
 	} {
+		dir := filepath.Join(t.TempDir(), "data")
 		w := &waiter{text: "Ctrl-C ends it", then: c.then}
 		cmd := command(b.start, b.opts)
-		cmd.SetErr(w)
+		cmd.SetErr(io.MultiWriter(w, &b.stderr))
 		cmd.SetOut(&b.stdout)
 		cmd.SetArgs([]string{"--data-dir", dir})
 		if i > 0 {
@@ -368,11 +373,14 @@ func TestItStaysUpUntilItIsInterruptedOrThePlatformEnds(t *testing.T) {
 		if code != c.code || c.said != "" && !strings.Contains(err.Error(), c.said) {
 			t.Errorf("exit %d, %v\n%s", code, err, w.String())
 		}
-		for _, want := range []string{"conda create", "pixi", b.edge.URL + "/channels/demo-mirror", "ENTREPOT_API_KEY=" + edgetest.Key, dir} {
+		for _, want := range []string{"conda create", "pixi", b.edge.URL + "/channels/demo-mirror", "ENTREPOT_API_KEY=$(cat " + dir + "/admin-key)", "--data-dir " + dir} {
 			if !strings.Contains(w.String(), want) {
 				t.Errorf("%q is not said in:\n%s", want, w.String())
 			}
 		}
+	}
+	if strings.Contains(b.stderr.String(), edgetest.Key) {
+		t.Error("the key itself is printed")
 	}
 	if b.stopped != 2 {
 		t.Errorf("stopped %d times", b.stopped)

@@ -3,9 +3,6 @@ package demo
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/entrepot-dev/entrepot/pkg/fault"
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 	jobsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
 	syncv1 "github.com/entrepot-dev/entrepot/proto/entrepot/sync/v1"
@@ -32,7 +28,7 @@ type scenario struct {
 	options
 	cmd   *cobra.Command
 	c     *restclient.Client
-	key   string // shown for trying things; only of a platform that the demo started
+	key   string // how a shell gets the key of a platform that the demo started
 	found findings
 
 	hosted, mirror string // channel names
@@ -113,106 +109,6 @@ func (s *scenario) why(ctx context.Context, err error) error {
 		return err
 	}
 	return &exitError{exitDiffers, err}
-}
-
-// connect uses a platform that is up already. Others use it too, hence unique names.
-func (s *scenario) connect() (err error) {
-	if s.c, err = client.Connect("demo", s.server, s.getenv); err != nil {
-		return err
-	}
-	me, err := s.c.Me(s.cmd.Context())
-	if err != nil {
-		return client.Explain(err, s.c)
-	}
-	var b [4]byte
-	_, _ = rand.Read(b[:]) // never fails
-	s.hosted += "-" + hex.EncodeToString(b[:])
-	s.mirror += "-" + hex.EncodeToString(b[:])
-	s.say("platform   %s, as %s", s.c.Server(), me.GetUser().GetUsername())
-	return nil
-}
-
-// stopWithin bounds the orderly end.
-const stopWithin = 30 * time.Second
-
-// start starts the platform in this process. What it returns to be closed is valid also after an error.
-func (s *scenario) start(ctx context.Context, cancel context.CancelCauseFunc, start StartFunc) (closers []func() error, err error) {
-	dir, remove, err := s.makeDataDir()
-	if err != nil {
-		return nil, err
-	}
-	closers = append(closers, remove)
-	if s.dataDir != "" {
-		s.kept = dir
-	}
-	addr, busy := freeAddr(s.httpAddr)
-	if busy {
-		s.say("%s is taken; using another free port", s.httpAddr)
-	}
-	began := time.Now()
-	p, err := start(ctx, StartOptions{DataDir: dir, HTTPAddr: addr, AllowLoopback: true, Quiet: true})
-	if err != nil {
-		return closers, fmt.Errorf("the platform did not start: %w", err)
-	}
-	closers = append(closers, func() error {
-		ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
-		defer stop()
-		return p.Stop(ctx)
-	})
-	watched := make(chan struct{})
-	go func() {
-		select {
-		case err := <-p.Done:
-			cancel(fmt.Errorf("the platform ended by itself: %w", errors.Join(err, errStopped)))
-		case <-watched:
-		}
-	}()
-	closers = append(closers, func() error { close(watched); return nil })
-	if s.c, err = restclient.New(restclient.Config{Server: p.URL, Key: p.AdminKey, UserAgent: "entrepot/demo"}); err != nil {
-		return closers, err
-	}
-	s.key = p.AdminKey
-	where := "data in " + dir
-	if s.dataDir == "" {
-		where += ", deleted at the end"
-	}
-	s.say("platform   %s, up in %s, %s", s.c.Server(), progress.Duration(time.Since(began)), where)
-	return closers, nil
-}
-
-var errStopped = errors.New("stopped")
-
-// serveUpstream generates an upstream, serves it, and spoils what shall be spoilt.
-func (s *scenario) serveUpstream() (closer func() error, err error) {
-	dir, err := os.MkdirTemp("", "entrepot-upstream-")
-	if err != nil {
-		return nil, err
-	}
-	closer = func() error { return os.RemoveAll(dir) }
-	opts := sample.Options{Packages: s.packages}
-	if s.server != "" {
-		// A platform that others use may have seen the default bytes before, and what is stored is not downloaded again:
-		// spoilt files would go unnoticed.
-		var b [8]byte
-		_, _ = rand.Read(b[:]) // never fails
-		opts.Seed = binary.LittleEndian.Uint64(b[:])
-	}
-	began := time.Now()
-	up, err := sample.Serve(dir, opts)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("the upstream cannot be made: %w", err), closer())
-	}
-	closer = func() error { return errors.Join(up.Close(), os.RemoveAll(dir)) }
-	s.upstream, s.upstreamURL = up, up.URL
-	s.say("upstream   %s, %d packages (%s) generated in %s", up.URL, len(up.Channel.Files), progress.Bytes(up.Channel.Size()), progress.Duration(time.Since(began)))
-	if s.corrupt > 0 {
-		spoilt, err := up.Corrupt(s.corrupt)
-		if err != nil {
-			return nil, errors.Join(fault.Field("--corrupt", "%v", err), closer())
-		}
-		s.say("           %d of them were spoilt after they had been indexed", len(spoilt))
-	}
-	return closer, nil
 }
 
 // play is the scenario itself. Errors are what kept it from going on; what did not hold goes to s.found.
@@ -359,19 +255,6 @@ func speed(n int, took time.Duration) string {
 	return fmt.Sprintf("%d packages in %s (%.0f/s)", n, progress.Duration(took), float64(n)/max(took.Seconds(), 1e-6))
 }
 
-// deleteChannels cleans up on a platform that is not ours, also when the demo was interrupted.
-func (s *scenario) deleteChannels(ctx context.Context) error {
-	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
-	defer stop()
-	var errs []error
-	for _, name := range []string{s.hosted, s.mirror} {
-		if err := s.c.DeleteChannel(ctx, name); err != nil && !fault.Is(err, fault.NotFound) {
-			errs = append(errs, fmt.Errorf("delete channel %s: %w", name, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // report names what did not hold: the paths on standard output, all else beside it.
 func (s *scenario) report() {
 	for _, path := range s.found.paths() {
@@ -387,7 +270,7 @@ func (s *scenario) report() {
 		s.say("\nEverything held: every byte is as it was written, and nothing else is listed.")
 		return
 	}
-	s.say("\n%d files and %d other things did not hold. All else is served as it was written.", len(s.found.files), len(s.found.problems))
+	s.say("\nDid not hold: files %d, other things %d. All else is served as it was written.", len(s.found.files), len(s.found.problems))
 }
 
 // tryThis prints commands for a person to go on with.
