@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.client
 import http.server
@@ -33,9 +34,14 @@ class Server:
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
                 [binary, "serve", "--data-dir", self.data_dir, "--egress-allow", "127.0.0.0/8", *addr],
+                env={k: v for k, v in os.environ.items() if not k.startswith("ENTREPOT_") or k == "ENTREPOT_PG_BIN"},
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)
-        self.url = self._await_url()
-        self.key = (self.data_dir / "admin-key").read_text().strip()
+        try:
+            self.url = self._await_url()
+            self.key = (self.data_dir / "admin-key").read_text().strip()
+        except BaseException:
+            self.stop()
+            raise
 
     def _await_url(self) -> str:
         """Returns the address that the server prints once it is ready."""
@@ -49,7 +55,7 @@ class Server:
                     return m.group(0)
         finally:
             timer.cancel()
-        raise RuntimeError(f"the server did not get ready in {READY_SECONDS} s:\n{self.log()}")
+        raise RuntimeError(f"the server ended, or was not ready in {READY_SECONDS} s; its log:\n{self.log()}")
 
     def log(self, lines: int = 40) -> str:
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
@@ -182,6 +188,21 @@ def wait(what: str, ready, seconds: float = 30):
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds:g} s in vain for {what}")
         time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def refused(what: str):
+    """Fails unless the block raises, and shows the error's text to the caller."""
+    text: list[str] = []
+    try:
+        yield text
+    except Exception as e:  # the clients' errors have no common base
+        cause: BaseException | None = e
+        while cause is not None:
+            text.append(str(cause))
+            cause = cause.__cause__ or cause.__context__
+        return
+    raise AssertionError(f"{what} was not refused")
 
 
 def isolated_home(workdir: Path) -> None:

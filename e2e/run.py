@@ -1,4 +1,5 @@
-"""End-to-end tests: real clients against a real server. Run by `make e2e`; arguments narrow the tests by substring.
+"""End-to-end tests: real clients against a real server. Run by `make e2e`. Each test stands on those before it; with
+words as arguments, the tests after the last one whose title has such a word are left out.
 
 py-rattler fetches indexes, solves and installs from a hosted, a mirrored and a private channel; py-rattler-build
 uploads; curl uploads and reads with ranges and conditions. A test that cannot run is a failure.
@@ -6,7 +7,6 @@ uploads; curl uploads and reads with ranges and conditions. A test that cannot r
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import shutil
 import signal
@@ -21,7 +21,7 @@ from rattler_build import upload_package_to_quetz
 
 import clients
 import harness
-from harness import curl
+from harness import curl, refused
 from packages import SUBDIR, index, libtiny, write_channel
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,21 +108,6 @@ def sha256(path: Path) -> str:
 def described(files: dict[str, Path]) -> dict[str, tuple[str, int]]:
     """Sha256 and size of files, by name: what an index must say of them."""
     return {n: (sha256(p), p.stat().st_size) for n, p in files.items()}
-
-
-@contextlib.contextmanager
-def refused(what: str):
-    """Fails unless the block raises, and shows the error's text to the caller."""
-    text: list[str] = []
-    try:
-        yield text
-    except Exception as e:  # the clients' errors have no common base
-        cause: BaseException | None = e
-        while cause is not None:
-            text.append(str(cause))
-            cause = cause.__cause__ or cause.__context__
-        return
-    raise AssertionError(f"{what} was not refused")
 
 
 @case("py-rattler-build uploads both formats to a hosted channel")
@@ -366,10 +351,17 @@ def _(w: World) -> None:
     harness.wait(f"children {children} to end", lambda: not any(Path(f"/proc/{p}").exists() for p in children), seconds=10)
 
 
-def main(only: list[str]) -> int:
+def main(words: list[str]) -> int:
     if shutil.which("curl") is None:
         print("e2e: curl is missing", file=sys.stderr)
         return 1
+    chosen = cases
+    if words:
+        last = max((i for i, (title, _) in enumerate(cases) if any(word in title for word in words)), default=None)
+        if last is None:
+            print(f"e2e: no test has {' or '.join(words)} in its title", file=sys.stderr)
+            return 1
+        chosen = cases[: last + 1]
     # Ends in the `finally` blocks below, so no process is left behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     passed = failed = 0
@@ -379,9 +371,7 @@ def main(only: list[str]) -> int:
         harness.isolated_home(workdir)
         world = World(workdir)
         try:
-            for title, run in cases:
-                if only and not any(word in title for word in only):
-                    continue
+            for title, run in chosen:
                 begin = time.monotonic()
                 try:
                     run(world)

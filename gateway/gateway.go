@@ -119,7 +119,7 @@ func New(ctx context.Context, deps Deps) (*Gateway, error) {
 		Ready: func(ctx context.Context) bool { return ready(ctx, deps) },
 	})
 	if err != nil {
-		return nil, fmt.Errorf("Quetz dialect: %w", err)
+		return nil, fmt.Errorf("dialect of Quetz: %w", err)
 	}
 	e, err := edge.New(auth, nativeAPI, quetzAPI)
 	if err != nil {
@@ -130,12 +130,16 @@ func New(ctx context.Context, deps Deps) (*Gateway, error) {
 		return nil, err
 	}
 	drain := make(chan struct{})
-	return &Gateway{Files: files, edge: e, front: front, drain: drain, http: &http.Server{
+	quiet := new(silent)
+	g := &Gateway{Files: files, edge: e, front: front, drain: drain, http: &http.Server{
 		Handler:     e,
 		BaseContext: func(net.Listener) context.Context { return edge.WithDrain(context.Background(), drain) },
 		// Bodies and answers may take hours; headers may not, and idle connections cost memory.
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-	}}, nil
+		ConnState: quiet.track,
+	}}
+	g.http.RegisterOnShutdown(quiet.close)
+	return g, nil
 }
 
 // Handler is the edge's HTTP handler.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs e2e/run.py with the pinned real clients in a virtual environment (.venv) that it makes. Arguments narrow the
-# tests by a part of their titles. What cannot run fails.
+# Runs e2e/run.py with the pinned real clients in a virtual environment (.venv) that it makes. What cannot run fails.
+# Arguments are words: the tests after the last one that has one of them in its title are left out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}

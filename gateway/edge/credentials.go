@@ -53,14 +53,11 @@ func credentialsOf(r *http.Request, pathToken string) Credentials {
 // cutPathToken takes `t/<token>` out of a path: in front (`/t/<token>/get/c/…`), or after the first segment
 // (`/get/t/<token>/c/…`), where conda puts it when it builds URLs from a channel alias.
 func cutPathToken(path string) (rest, token string) {
-	if after, ok := strings.CutPrefix(path, "/t/"); ok {
-		token, rest, _ = strings.Cut(after, "/")
-		return "/" + rest, token
-	}
-	for _, prefix := range []string{"/get", "/channels"} {
+	for _, prefix := range []string{"", "/get", "/channels"} {
 		if after, ok := strings.CutPrefix(path, prefix+"/t/"); ok {
-			token, rest, _ = strings.Cut(after, "/")
-			return prefix + "/" + rest, token
+			if token, rest, _ = strings.Cut(after, "/"); token != "" {
+				return prefix + "/" + rest, token
+			}
 		}
 	}
 	return path, ""

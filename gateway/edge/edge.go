@@ -141,7 +141,7 @@ func (e *Edge) cleanPath(r *http.Request, hadToken bool) error {
 	if len(raw) > 8192 {
 		return fault.New(fault.Invalid, "the path is longer than 8192 bytes")
 	}
-	for _, seg := range strings.Split(strings.Trim(r.URL.Path, "/"), "/") {
+	for _, seg := range strings.Split(strings.TrimSuffix(strings.TrimPrefix(r.URL.Path, "/"), "/"), "/") {
 		if (seg == "" && r.URL.Path != "/") || seg == "." || seg == ".." || strings.ContainsAny(seg, "\x00\\") {
 			return fault.New(fault.NotFound, "no such path")
 		}

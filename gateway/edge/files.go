@@ -19,6 +19,7 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/blob"
 	"github.com/entrepot-dev/entrepot/pkg/blob/dataplane"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
+	"github.com/entrepot-dev/entrepot/pkg/names"
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 	storagev1 "github.com/entrepot-dev/entrepot/proto/entrepot/storage/v1"
 )
@@ -56,7 +57,10 @@ type Files struct {
 	gens map[string]*atomic.Uint64 // by channel's lower-case name and by its id; a change raises both
 }
 
-type fileKey struct{ channel, path string }
+type fileKey struct {
+	channel, path string
+	pin           pin
+}
 
 type fileEntry struct {
 	resp *channelsv1.ResolveResponse
@@ -129,14 +133,27 @@ func (f *Files) generation(name, id string) *atomic.Uint64 {
 
 // Serve answers GET and HEAD of a channel's path. Errors go to fail, in the dialect's shape.
 func (f *Files) Serve(w http.ResponseWriter, r *http.Request, channel, path string, fail func(http.ResponseWriter, *http.Request, error)) {
-	res, err := f.resolve(r.Context(), channel, path)
+	if _, err := names.CleanPath(path); err != nil {
+		// The whole path was clean; what is left of it below the channel may be a directory, a drive letter, or nothing.
+		fail(w, r, fault.New(fault.NotFound, "%s/%s not found", channel, printable(path)))
+		return
+	}
+	channel, pin, err := cutPin(channel)
+	if err != nil {
+		fail(w, r, err)
+		return
+	}
+	res, err := f.resolve(r.Context(), fileKey{strings.ToLower(channel), path, pin})
 	if err == nil && res.GetChannel().GetPrivate() {
 		err = f.deps.Roles.Allow(r.Context(), authn.FromContext(r.Context()), authz.ChannelRead, authz.Resource{
 			Kind: authz.Channel, ID: res.GetChannel().GetId(), Name: res.GetChannel().GetName(), Namespace: res.GetChannel().GetNamespace(),
 		})
 	}
 	if err == nil && !res.GetFound() {
-		err = fault.New(fault.NotFound, "%s/%s not found", res.GetChannel().GetName(), printable(path))
+		err = fault.New(fault.NotFound, "%s%s/%s not found", res.GetChannel().GetName(), pin, printable(path))
+		if why := res.GetMissing(); why != "" {
+			err = fault.New(fault.NotFound, "%w: %s", err, why)
+		}
 	}
 	if err != nil {
 		fail(w, r, err)
@@ -152,6 +169,11 @@ func (f *Files) Serve(w http.ResponseWriter, r *http.Request, channel, path stri
 		return
 	}
 	d := blob.Digest(res.GetSha256())
+	forms := encodings(res, path)
+	form := choose(r, forms)
+	if form != nil {
+		d = blob.Digest(form.GetSha256())
+	}
 	token, err := f.grant(r.Context(), d)
 	if err != nil {
 		fail(w, r, err)
@@ -162,9 +184,15 @@ func (f *Files) Serve(w http.ResponseWriter, r *http.Request, channel, path stri
 		h.Set("Entrepot-Revision", strconv.FormatInt(res.GetRevision(), 10))
 	}
 	h.Set("Content-Size", strconv.FormatInt(res.GetSize(), 10))
-	meta := dataplane.Meta{ContentType: contentType(path), CacheControl: cacheControl(res, path), ModTime: res.GetUpdateTime().AsTime()}
+	if len(forms) > 0 {
+		h.Add("Vary", "Accept-Encoding")
+	}
+	if form != nil {
+		writeEncoding(h, r, form)
+	}
+	meta := dataplane.Meta{ContentType: contentType(path), CacheControl: cacheControl(res, path, pin, f.now()), ModTime: res.GetUpdateTime().AsTime()}
 	if err := f.deps.Data.Proxy(w, r, token, d, meta); err != nil {
-		for _, name := range []string{"Entrepot-Revision", "Content-Size", "ETag", "Cache-Control", "Last-Modified"} {
+		for _, name := range []string{"Entrepot-Revision", "Content-Size", "ETag", "Cache-Control", "Last-Modified", "Content-Encoding", "Content-Length", "Vary"} {
 			h.Del(name)
 		}
 		f.grants.Remove(d)
@@ -176,14 +204,13 @@ func (f *Files) Serve(w http.ResponseWriter, r *http.Request, channel, path stri
 	}
 }
 
-func (f *Files) resolve(ctx context.Context, channel, path string) (*channelsv1.ResolveResponse, error) {
-	key := fileKey{strings.ToLower(channel), path}
+func (f *Files) resolve(ctx context.Context, key fileKey) (*channelsv1.ResolveResponse, error) {
 	now := f.now()
 	e, ok := f.entries.Get(key)
 	if ok && now.Sub(e.at) < resolveFresh && e.gen.Load() == e.seen {
 		return e.resp, e.err
 	}
-	v, err, _ := f.flights.Do(key.channel+"\x00"+path, func() (any, error) { return f.ask(context.WithoutCancel(ctx), key) })
+	v, err, _ := f.flights.Do(key.channel+key.pin.String()+"\x00"+key.path, func() (any, error) { return f.ask(context.WithoutCancel(ctx), key) })
 	if err == nil {
 		e := v.(*fileEntry)
 		return e.resp, e.err
@@ -200,7 +227,9 @@ func (f *Files) ask(ctx context.Context, key fileKey) (*fileEntry, error) {
 	defer cancel()
 	gen := f.generation(key.channel, "")
 	e := &fileEntry{at: f.now(), gen: gen, seen: gen.Load()}
-	resp, err := f.deps.Channels.Resolve(ctx, &channelsv1.ResolveRequest{Channel: key.channel, Path: key.path})
+	req := &channelsv1.ResolveRequest{Channel: key.channel, Path: key.path}
+	key.pin.set(req)
+	resp, err := f.deps.Channels.Resolve(ctx, req)
 	switch {
 	case fault.Is(err, fault.NotFound):
 		e.err = err
@@ -236,15 +265,21 @@ func contentType(path string) string {
 		return "application/zstd"
 	case "bz2":
 		return "application/x-bzip2"
+	case "gz":
+		return "application/gzip"
 	}
 	return "application/octet-stream"
 }
 
-// cacheControl: shards never change, packages may be replaced by force, index files must show an upload soon.
-func cacheControl(res *channelsv1.ResolveResponse, path string) string {
+// cacheControl: shards and revisions never change, packages may be replaced by force, index files must show an upload soon.
+func cacheControl(res *channelsv1.ResolveResponse, path string, pin pin, now time.Time) string {
 	ttl := res.GetChannel().GetTtl()
 	var value string
 	switch {
+	case pin.final(now):
+		value = "max-age=31536000, immutable"
+	case !pin.zero():
+		value = "max-age=" + strconv.FormatInt(min(ttl, indexMaxAge), 10)
 	case strings.HasSuffix(path, ".msgpack.zst") && strings.Contains(path, "/shards/"):
 		value = "max-age=31536000, immutable"
 	case res.GetIndex():

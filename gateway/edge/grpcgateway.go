@@ -25,12 +25,10 @@ func GatewayOptions(m *Marshaler, writeError func(http.ResponseWriter, *http.Req
 		runtime.WithErrorHandler(func(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
 			writeError(w, r, err)
 		}),
-		runtime.WithRoutingErrorHandler(func(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, code int) {
-			kind := fault.NotFound
-			if code == http.StatusMethodNotAllowed {
-				kind = fault.Unimplemented
-			}
-			writeError(w, r, fault.New(kind, "no such path or method"))
+		// The table of routes has answered wrong paths and methods before. What is left are verbs that are none, such as
+		// POST /channels/c:explode, since all verbs of a path are one pattern.
+		runtime.WithRoutingErrorHandler(func(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, _ int) {
+			writeError(w, r, fault.New(fault.NotFound, "no such path"))
 		}),
 	}
 }

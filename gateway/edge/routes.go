@@ -75,6 +75,9 @@ func newRouter(dialects []*Dialect) (rt *router, err error) {
 			}
 			rt.mux.Handle(pattern, route.Handler)
 			rt.owner[pattern] = d
+			if i := strings.LastIndex(pattern, "/{"); i > 0 && strings.HasSuffix(pattern, "...}") {
+				rt.mux.HandleFunc(pattern[:i], rt.miss) // or ServeMux would redirect to the path with a slash
+			}
 		}
 	}
 	rt.mux.HandleFunc("/", rt.miss)

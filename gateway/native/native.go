@@ -109,13 +109,14 @@ func New(ctx context.Context, deps Deps) (*edge.Dialect, error) {
 	return &edge.Dialect{
 		Name: "native", Prefixes: []string{Prefix}, Routes: routes, Error: edge.WriteProblem, StrictKeys: true,
 		NoRoute: func(w http.ResponseWriter, r *http.Request, status int) {
-			kind, what := fault.NotFound, "no such path; "+Prefix+"/openapi.json lists all"
 			if status == http.StatusMethodNotAllowed {
-				kind, what = fault.Unimplemented, "the path exists, but not for "+r.Method
-				edge.WriteJSON(w, status, "application/problem+json", edge.Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: what})
+				edge.WriteJSON(w, status, "application/problem+json", edge.Problem{
+					Type: "about:blank", Title: http.StatusText(status), Status: status, RequestID: w.Header().Get("X-Request-Id"),
+					Detail: "the path exists, but not for this method; the header Allow lists those that do",
+				})
 				return
 			}
-			edge.WriteProblem(w, r, fault.New(kind, "%s", what))
+			edge.WriteProblem(w, r, fault.New(fault.NotFound, "no such path; %s/openapi.json lists all", Prefix))
 		},
 	}, nil
 }

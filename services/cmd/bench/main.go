@@ -53,6 +53,8 @@ type bench struct {
 	settings
 	machine machine
 	command string
+	// leftovers are directories to be removed at the end.
+	leftovers []string
 }
 
 // parts by name, in the order in which they run.
@@ -108,15 +110,21 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	fmt.Println(b.machine)
+	defer b.cleanUp()
 	for _, p := range parts {
 		if !slices.Contains(chosen, p.name) {
 			continue
 		}
 		fmt.Printf("\n== %s\n", p.name)
+		price, err := b.calm(ctx)
+		if err != nil {
+			return err
+		}
 		r, err := p.run(b, ctx)
 		if err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
+		r.Notes = append(r.Notes, fmt.Sprintf("Before it began, making a file of 2 kB took %v on this file system", price))
 		r.Part, r.Time, r.Command, r.Machine = p.name, time.Now().UTC().Truncate(time.Second), b.command, b.machine
 		r.Runs, r.Commit = b.runs, commit(ctx)
 		r.print(os.Stdout)

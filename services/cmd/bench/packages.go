@@ -61,11 +61,10 @@ func makeSized(name string, rng *rand.Rand, size int) (pkg, error) {
 
 // tinyPackages makes n of the sample's tiny packages in memory.
 func (b *bench) tinyPackages(n int) (ps []pkg, err error) {
-	dir, err := os.MkdirTemp(b.dir, "entrepot-bench-tiny-")
+	dir, err := b.tempDir("tiny")
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
 	ch, err := sample.Build(dir, sample.Options{Packages: n, Seed: seed(), Tiny: true})
 	if err != nil {
 		return nil, err

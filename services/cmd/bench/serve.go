@@ -50,11 +50,10 @@ func (b *bench) serve(ctx context.Context) (r *report, err error) {
 	if err := s.createHosted(ctx, channel, true); err != nil {
 		return nil, err
 	}
-	root, err := os.MkdirTemp(b.dir, "entrepot-bench-nginx-")
+	root, err := b.tempDir("nginx")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(root)) }()
 	rng := newRand()
 	files := make([]pkg, len(sizes))
 	for i, size := range sizes {

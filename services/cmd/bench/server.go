@@ -27,7 +27,6 @@ type server struct {
 	target
 	ops string
 	cmd *exec.Cmd
-	dir string
 	log *bytes.Buffer
 	out chan struct{} // closed when its output has been read to the end
 }
@@ -35,7 +34,7 @@ type server struct {
 // startServer starts a server with default settings apart from addresses and leave to mirror from loopback, and waits
 // until it is ready.
 func (b *bench) startServer(ctx context.Context) (*server, error) {
-	dir, err := os.MkdirTemp(b.dir, "entrepot-bench-")
+	dir, err := b.tempDir("data")
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +46,7 @@ func (b *bench) startServer(ctx context.Context) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{dir: dir, log: new(bytes.Buffer), out: make(chan struct{}), ops: "http://" + ports[1]}
+	s := &server{log: new(bytes.Buffer), out: make(chan struct{}), ops: "http://" + ports[1]}
 	s.name, s.url = "entrepot", "http://"+ports[0]
 	s.cmd = exec.Command(b.binary, "serve", "--data-dir", filepath.Join(dir, "data"), "--egress-allow", "127.0.0.0/8",
 		"--http-addr", ports[0], "--ops-addr", ports[1], "--grpc-addr", "127.0.0.1:0", "--service-addr", "127.0.0.1:0", "--data-addr", "127.0.0.1:0")
@@ -60,7 +59,7 @@ func (b *bench) startServer(ctx context.Context) (*server, error) {
 		return nil, err
 	}
 	if err := s.cmd.Start(); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
+		return nil, err
 	}
 	ready := make(chan struct{})
 	go func() {
@@ -104,7 +103,7 @@ func environment() (env []string) {
 	return env
 }
 
-// stop ends the server in order, else by force, and removes its data.
+// stop ends the server in order, else by force.
 func (s *server) stop() error {
 	var errs []error
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -117,7 +116,7 @@ func (s *server) stop() error {
 	if err != nil {
 		errs = append(errs, fmt.Errorf("the server ended with %w; its log:\n%s", err, s.log))
 	}
-	return errors.Join(append(errs, os.RemoveAll(s.dir))...)
+	return errors.Join(errs...)
 }
 
 func (s *server) pid() int { return s.cmd.Process.Pid }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -18,8 +17,8 @@ const (
 	// enough not to cost the server anything.
 	syncPoll   = 10 * time.Millisecond
 	resyncPoll = 2 * time.Millisecond
-	// idleSeconds is how long a server is left alone before its idle memory is read.
-	idleSeconds = 5 * time.Second
+	// idleTime is how long a server is left alone before its idle memory is read.
+	idleTime = 5 * time.Second
 	listPoll    = 10 * time.Millisecond
 )
 
@@ -49,7 +48,7 @@ func (b *bench) syncRun(ctx context.Context, run int, r *report, rows *rowSet) (
 	if err != nil {
 		return err
 	}
-	defer up.close()
+	defer up.Close()
 	s, err := b.startServer(ctx)
 	if err != nil {
 		return err
@@ -58,7 +57,7 @@ func (b *bench) syncRun(ctx context.Context, run int, r *report, rows *rowSet) (
 	if r.Durability, err = s.durability(); err != nil {
 		return err
 	}
-	if err := sleep(ctx, idleSeconds); err != nil {
+	if err := sleep(ctx, idleTime); err != nil {
 		return err
 	}
 	idle, err := peakMiB(s.pid())
@@ -137,7 +136,7 @@ func (b *bench) syncPeer(ctx context.Context, run int, rows *rowSet) error {
 	if err != nil {
 		return err
 	}
-	defer up.close()
+	defer up.Close()
 	channel := "bench-" + strconv.FormatInt(time.Now().UnixNano(), 36)
 	if err := b.peer.createMirror(ctx, channel, up.URL); err != nil {
 		return err
@@ -154,26 +153,18 @@ func (b *bench) syncPeer(ctx context.Context, run int, rows *rowSet) error {
 }
 
 // upstream is a sample channel of tiny packages.
-type upstream struct {
-	*sample.Upstream
-	dir string
-}
+type upstream struct{ *sample.Upstream }
 
 func (b *bench) serveUpstream() (*upstream, error) {
-	dir, err := os.MkdirTemp(b.dir, "entrepot-bench-upstream-")
+	dir, err := b.tempDir("upstream")
 	if err != nil {
 		return nil, err
 	}
 	up, err := sample.Serve(dir, sample.Options{Packages: b.packages, Seed: seed(), Tiny: true})
 	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
+		return nil, err
 	}
-	return &upstream{up, dir}, nil
-}
-
-func (u *upstream) close() {
-	_ = u.Close()
-	_ = os.RemoveAll(u.dir)
+	return &upstream{up}, nil
 }
 
 // fileRequests counts the requests for packages so far.
