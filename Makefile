@@ -10,7 +10,8 @@ LDFLAGS := -s -w -X github.com/entrepot-dev/entrepot/services/cmd/entrepot/cli.V
 export GOFLAGS := -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help deps tools proto proto-check fmt lint build demo run test test-race e2e bench clean
+.PHONY: help deps tools proto proto-check fmt lint build demo run test test-race e2e bench clean \
+	image image-check up down logs compose-test k8s-check upgrade-check
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -56,6 +57,31 @@ test-race: deps ## the same under the race detector
 
 e2e: deps build ## install packages with real clients (py-rattler, py-rattler-build, curl)
 	@scripts/e2e.sh $(ARGS)
+
+image: ## build the container image without an engine: dist/entrepot-image.tar, dist/entrepot-oci
+	@VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' scripts/image.sh
+
+image-check: ## build it twice and compare every byte; test its builder
+	GOWORK=off $(GO) -C deploy/tools test ./image
+	@VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' scripts/image.sh check
+
+up: ## start the platform in containers, one per target (ARGS='--scale sync-worker=3')
+	@VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' scripts/compose.sh up $(ARGS)
+
+down: ## stop the containers; the data stays (ARGS=--volumes deletes it)
+	@scripts/compose.sh down $(ARGS)
+
+logs: ## what the containers say (ARGS='-f gateway')
+	@scripts/compose.sh logs $(ARGS)
+
+compose-test: ## mirror through the containers, scale, kill a worker mid-job, stop and start (needs an engine)
+	@VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' scripts/compose.sh test
+
+k8s-check: ## check deploy/kubernetes against the API's schemas and types, and its own rules (no cluster needed)
+	@scripts/k8s-check.sh
+
+upgrade-check: tools deps ## guard the upgrade rule: protos, migrations and job arguments against the last release
+	@scripts/upgrade-check.sh
 
 bench: deps build ## measure; writes docs/benchmarks.md and docs/benchmarks/*.json
 	@scripts/bench.sh $(ARGS)

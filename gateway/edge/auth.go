@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"log/slog"
 	"time"
+	"unicode/utf8"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sync/singleflight"
@@ -51,6 +52,9 @@ func NewAuthenticator(identity identityv1.IdentityServiceClient) *Authenticator 
 func (a *Authenticator) Caller(ctx context.Context, c Credentials) (authn.Caller, error) {
 	if c == (Credentials{}) {
 		return authn.Caller{}, nil
+	}
+	if !utf8.ValidString(c.APIKey) || !utf8.ValidString(c.Session) {
+		return authn.Caller{}, fault.New(fault.Unauthenticated, "Not logged in") // no proto could carry it
 	}
 	// The cache never holds a secret, so a heap dump shows none.
 	h := sha256.Sum256([]byte(c.APIKey + "\x00" + c.Session))

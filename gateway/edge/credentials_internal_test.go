@@ -58,13 +58,13 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-func TestWithoutIdentity(t *testing.T) {
-	in := http.Header{
+func TestDropIdentity(t *testing.T) {
+	out := http.Header{
 		"Accept": {"x"}, "If-None-Match": {"y"}, "Range": {"bytes=0-1"}, "Last-Event-Id": {"1-2"}, "Content-Type": {"a"},
 		"Authorization": {"s"}, "Cookie": {"s"}, "X-Api-Key": {"s"}, "X_Api_Key": {"s"}, "Grpc-Metadata-X": {"s"}, "Grpc-Timeout": {"1n"},
 		"Entrepot-Target": {"s"}, "Entrepot-Grant": {"s"}, "X-Forwarded-For": {"s"}, "Forwarded": {"s"}, "Proxy-Authorization": {"s"},
 	}
-	out := withoutIdentity(in)
+	dropIdentity(out)
 	for _, name := range []string{"Accept", "If-None-Match", "Range", "Last-Event-Id", "Content-Type"} {
 		if out.Get(name) == "" {
 			t.Errorf("%s is lost", name)
@@ -73,8 +73,5 @@ func TestWithoutIdentity(t *testing.T) {
 	}
 	if len(out) != 0 {
 		t.Errorf("these go further: %v", out)
-	}
-	if in.Get("Authorization") == "" {
-		t.Error("the request itself was changed")
 	}
 }

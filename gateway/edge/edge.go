@@ -16,8 +16,10 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"strings"
+	"unicode/utf8"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -109,7 +111,7 @@ func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	u := *r.URL
 	u.Path = path
 	inner.URL = &u
-	inner.Header = withoutIdentity(r.Header)
+	dropIdentity(inner.Header)
 	if r.Body != nil && r.Body != http.NoBody {
 		inner.Body = &idleBody{r.Body, http.NewResponseController(w)}
 	}
@@ -142,9 +144,13 @@ func (e *Edge) cleanPath(r *http.Request, hadToken bool) error {
 		return fault.New(fault.Invalid, "the path is longer than 8192 bytes")
 	}
 	for _, seg := range strings.Split(strings.TrimSuffix(strings.TrimPrefix(r.URL.Path, "/"), "/"), "/") {
-		if (seg == "" && r.URL.Path != "/") || seg == "." || seg == ".." || strings.ContainsAny(seg, "\x00\\") {
+		if (seg == "" && r.URL.Path != "/") || seg == "." || seg == ".." || strings.ContainsAny(seg, "\x00\\") || !utf8.ValidString(seg) {
 			return fault.New(fault.NotFound, "no such path")
 		}
+	}
+	// No proto takes a string that is not UTF-8, and none of our names is one.
+	if q, err := url.QueryUnescape(r.URL.RawQuery); err == nil && !utf8.ValidString(q) {
+		return fault.New(fault.Invalid, "the query is not UTF-8")
 	}
 	if len(r.URL.Path) > 1 && strings.HasSuffix(r.URL.Path, "/") {
 		r.URL.Path = strings.TrimSuffix(r.URL.Path, "/")
@@ -172,19 +178,17 @@ var identityHeaders = []string{
 	"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Grpc-Timeout",
 }
 
-func withoutIdentity(h http.Header) http.Header {
-	out := make(http.Header, len(h))
-	for name, values := range h {
+// dropIdentity takes off the request what says, or claims to say, who sends it.
+func dropIdentity(h http.Header) {
+	for name := range h {
 		// Some servers read `X_Api_Key` as `X-Api-Key`; that has opened doors elsewhere.
 		if strings.Contains(name, "_") || strings.HasPrefix(name, "Grpc-") {
-			continue
+			delete(h, name)
 		}
-		out[name] = values
 	}
 	for _, name := range identityHeaders {
-		delete(out, name)
+		delete(h, name)
 	}
-	return out
 }
 
 // requestID takes a caller's own id if it is harmless, so that their logs and ours meet.

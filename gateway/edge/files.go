@@ -210,7 +210,9 @@ func (f *Files) resolve(ctx context.Context, key fileKey) (*channelsv1.ResolveRe
 	if ok && now.Sub(e.at) < resolveFresh && e.gen.Load() == e.seen {
 		return e.resp, e.err
 	}
-	v, err, _ := f.flights.Do(key.channel+key.pin.String()+"\x00"+key.path, func() (any, error) { return f.ask(context.WithoutCancel(ctx), key) })
+	// Whoever comes after a change must not share the answer to a question that was asked before it.
+	seen := strconv.FormatUint(f.generation(key.channel, "").Load(), 36)
+	v, err, _ := f.flights.Do(key.channel+key.pin.String()+"\x00"+key.path+"\x00"+seen, func() (any, error) { return f.ask(context.WithoutCancel(ctx), key) })
 	if err == nil {
 		e := v.(*fileEntry)
 		return e.resp, e.err

@@ -41,11 +41,38 @@ func (r *recorder) ReadFrom(src io.Reader) (int64, error) {
 		return io.Copy(r.ResponseWriter, src)
 	}
 	if _, file := l.R.(syscall.Conn); file {
-		return io.Copy(r.ResponseWriter, src)
+		return r.sendFile(l)
 	}
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
 	return io.CopyBuffer(struct{ io.Writer }{r.ResponseWriter}, src, *buf)
+}
+
+const (
+	// filePart is sent within partTime, or the client is too slow to be kept: 17 kB/s.
+	filePart = 1 << 20
+	partTime = time.Minute
+)
+
+// sendFile sends a file part by part, so that a client that stops reading does not keep it open for ever.
+func (r *recorder) sendFile(l *io.LimitedReader) (n int64, err error) {
+	if l.N <= filePart/8 { // fits into the kernel's buffers
+		return io.Copy(r.ResponseWriter, l)
+	}
+	ctl := http.NewResponseController(r.ResponseWriter)
+	for l.N > 0 && err == nil {
+		_ = ctl.SetWriteDeadline(time.Now().Add(partTime)) // not every ResponseWriter can; tests' cannot
+		part := &io.LimitedReader{R: l.R, N: min(l.N, filePart)}
+		var sent int64
+		sent, err = io.Copy(r.ResponseWriter, part)
+		n += sent
+		l.N -= sent
+		if sent == 0 {
+			break // the file is shorter than it was
+		}
+	}
+	_ = ctl.SetWriteDeadline(time.Time{})
+	return n, err
 }
 
 // copyBuffers are as long as most packages, so that these leave in one write.

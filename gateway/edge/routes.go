@@ -73,7 +73,11 @@ func newRouter(dialects []*Dialect) (rt *router, err error) {
 			if route.Pattern == "/" {
 				pattern = route.Method + " /{$}"
 			}
-			rt.mux.Handle(pattern, route.Handler)
+			handler := route.Handler
+			if route.Kind != Bytes {
+				handler = boundBody(handler)
+			}
+			rt.mux.Handle(pattern, handler)
 			rt.owner[pattern] = d
 			if i := strings.LastIndex(pattern, "/{"); i > 0 && strings.HasSuffix(pattern, "...}") {
 				rt.mux.HandleFunc(pattern[:i], rt.miss) // or ServeMux would redirect to the path with a slash
@@ -82,6 +86,18 @@ func newRouter(dialects []*Dialect) (rt *router, err error) {
 	}
 	rt.mux.HandleFunc("/", rt.miss)
 	return rt, nil
+}
+
+// maxJSON bounds the body of every route that takes no bytes: it is held in memory before rights are known.
+const maxJSON = 8 << 20
+
+func boundBody(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Body != nil && r.Body != http.NoBody {
+			r.Body = http.MaxBytesReader(w, r.Body, maxJSON)
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // dialectOf returns the dialect whose prefix the path has, else the first.

@@ -97,5 +97,13 @@ type idleBody struct {
 
 func (b *idleBody) Read(p []byte) (int, error) {
 	_ = b.ctl.SetReadDeadline(time.Now().Add(uploadIdle)) // not every ResponseWriter can; tests' cannot
-	return b.ReadCloser.Read(p)
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		// Once the body is in, net/http watches the connection, and would end the request at the old deadline.
+		_ = b.ctl.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
+
+// PublishTimeout bounds the publication of uploads: their archives are read to the end first, up to a thousand of them.
+const PublishTimeout = 15 * time.Minute

@@ -11,16 +11,21 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
+	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/health"
 	healthgrpc "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/reflection"
 	reflectiongrpc "google.golang.org/grpc/reflection/grpc_reflection_v1"
@@ -73,6 +78,11 @@ func New(deps Deps) (*Server, error) {
 		grpc.ForceServerCodec(frameCodec{}),
 		grpc.UnknownServiceHandler(s.proxy),
 		grpc.MaxConcurrentStreams(1000),
+		grpc.StatsHandler(otelgrpc.NewServerHandler()),
+		grpc.ChainStreamInterceptor(recovered),
+		grpc.ChainUnaryInterceptor(recoveredUnary),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 	}
 	if deps.CertFile != "" {
 		creds, err := credentials.NewServerTLSFromFile(deps.CertFile, deps.KeyFile)
@@ -85,6 +95,24 @@ func New(deps Deps) (*Server, error) {
 	healthgrpc.RegisterHealthServer(s.grpc, s.health)
 	reflectiongrpc.RegisterServerReflectionServer(s.grpc, reflection.NewServerV1(reflection.ServerOptions{Services: offered}))
 	return s, nil
+}
+
+// recovered keeps a panic from ending the process; what it was is in the log only.
+func recovered(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	defer recoverAs(stream.Context(), info.FullMethod, &err)
+	return handler(srv, stream)
+}
+
+func recoveredUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (_ any, err error) {
+	defer recoverAs(ctx, info.FullMethod, &err)
+	return handler(ctx, req)
+}
+
+func recoverAs(ctx context.Context, method string, err *error) {
+	if p := recover(); p != nil {
+		slog.ErrorContext(ctx, "call panicked", "method", method, "panic", p, "stack", string(debug.Stack()))
+		*err = status.Error(codes.Internal, "internal error")
+	}
 }
 
 // serviceInfo tells reflection which services there are.

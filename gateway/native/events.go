@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/entrepot-dev/entrepot/gateway/edge"
@@ -21,7 +22,7 @@ func (a *api) jobEvents(w http.ResponseWriter, r *http.Request) error {
 	if last == "" {
 		last = r.URL.Query().Get("last_event_id")
 	}
-	stream, err := a.jobs.WatchJob(r.Context(), &jobsv1.WatchJobRequest{Id: r.PathValue("id"), LastEventId: last})
+	stream, err := a.jobs.WatchJob(r.Context(), &jobsv1.WatchJobRequest{Id: r.PathValue("id"), LastEventId: strings.ToValidUTF8(last, "")})
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,9 @@ func (a *api) upload(w http.ResponseWriter, r *http.Request) error {
 	if want := r.URL.Query().Get("sha256"); want != "" && !strings.EqualFold(want, hex.EncodeToString(staged.SHA256)) {
 		return fault.Field("sha256", "the body's SHA-256 is %x, not %s", staged.SHA256, want).WithReason("DIGEST_MISMATCH")
 	}
-	resp, err := a.channels.AddFiles(r.Context(), &channelsv1.AddFilesRequest{
+	ctx, cancel := context.WithTimeout(r.Context(), edge.PublishTimeout)
+	defer cancel()
+	resp, err := a.channels.AddFiles(ctx, &channelsv1.AddFilesRequest{
 		Channel: channel, Force: force,
 		Files: []*channelsv1.StagedFile{{Filename: filename, Sha256: staged.SHA256, Md5: staged.MD5, Size: staged.Size}},
 	})

@@ -73,8 +73,6 @@ func (f *form) err() error {
 
 func (f *form) has(name string) bool { _, ok := f.fields[name]; return ok }
 
-func (f *form) isNull(name string) bool { return string(f.fields[name]) == "null" }
-
 func (f *form) fail(name, typ, msg string) {
 	input := f.fields[name]
 	if input == nil {
@@ -144,20 +142,7 @@ func (f *form) object(name string) *form {
 
 func (f *form) merge(sub *form) { f.problems = append(f.problems, sub.problems...) }
 
-// time reads a time with or without a zone; without one it is UTC.
-func (f *form) time(name string) (time.Time, bool) {
-	s, ok := f.string(name)
-	if !ok {
-		return time.Time{}, false
-	}
-	t, err := parseTime(s)
-	if err != nil {
-		f.fail(name, "datetime_from_date_parsing", "Input should be a valid datetime or date")
-		return time.Time{}, false
-	}
-	return t, true
-}
-
+// parseTime reads a time with or without a zone; without one it is UTC.
 func parseTime(s string) (time.Time, error) {
 	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02T15:04", "2006-01-02 15:04:05", "2006-01-02"} {
 		if t, err := time.Parse(layout, s); err == nil {

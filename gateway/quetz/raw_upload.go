@@ -1,6 +1,7 @@
 package quetz
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -44,7 +45,9 @@ func (d *dialect) upload(w http.ResponseWriter, r *http.Request) error {
 	if want := r.URL.Query().Get("sha256"); want != "" && !strings.EqualFold(want, hex.EncodeToString(staged.SHA256)) {
 		return &statusError{http.StatusNotAcceptable, "Wrong SHA256 checksum"}
 	}
-	_, err = d.Channels.AddFiles(r.Context(), &channelsv1.AddFilesRequest{
+	ctx, cancel := context.WithTimeout(r.Context(), edge.PublishTimeout)
+	defer cancel()
+	_, err = d.Channels.AddFiles(ctx, &channelsv1.AddFilesRequest{
 		Channel: channel, Force: force,
 		Files: []*channelsv1.StagedFile{{Filename: filename, Sha256: staged.SHA256, Md5: staged.MD5, Size: staged.Size}},
 	})
@@ -84,7 +87,9 @@ func (d *dialect) uploadForm(w http.ResponseWriter, r *http.Request) error {
 	if len(form.req.GetFiles()) == 0 {
 		return formMissing("files")
 	}
-	if _, err := d.Channels.AddFiles(r.Context(), form.req); err != nil {
+	ctx, cancel := context.WithTimeout(r.Context(), edge.PublishTimeout)
+	defer cancel()
+	if _, err := d.Channels.AddFiles(ctx, form.req); err != nil {
 		var f *fault.Error
 		if errors.As(err, &f) && f.Kind == fault.Conflict && len(f.Violations) > 0 {
 			return fault.New(fault.Conflict, "Duplicate %s", f.Violations[0].Description)
@@ -101,14 +106,19 @@ type uploadParts struct {
 	r      *http.Request
 	req    *channelsv1.AddFilesRequest
 	staged int64 // bytes so far
-	others int   // parts that are neither files nor force
+	others int   // parts that are no files
 }
 
+// take takes one part. It does not close it: that would read it to its end, also when it is refused.
 func (u *uploadParts) take(part *multipart.Part) error {
-	defer part.Close()
+	if part.FormName() != "files" {
+		if u.others++; u.others > maxOtherParts {
+			return unknownPart()
+		}
+	}
 	switch part.FormName() {
 	case "force":
-		value, err := io.ReadAll(io.LimitReader(part, 16))
+		value, err := io.ReadAll(io.LimitReader(part, maxOtherPart))
 		if err != nil {
 			return fault.New(fault.Invalid, "the multipart body ended early")
 		}
@@ -119,13 +129,14 @@ func (u *uploadParts) take(part *multipart.Part) error {
 	case "files":
 		return u.takeFile(part)
 	}
-	if u.others++; u.others > maxOtherParts {
-		return fault.Field("files", "only the parts files and force are known here").WithReason("PACKAGE_FILE")
-	}
 	if n, err := io.Copy(io.Discard, io.LimitReader(part, maxOtherPart+1)); err != nil || n > maxOtherPart {
-		return fault.Field("files", "only the parts files and force are known here").WithReason("PACKAGE_FILE")
+		return unknownPart()
 	}
 	return nil
+}
+
+func unknownPart() error {
+	return fault.Field("files", "only the parts files and force are known here").WithReason("PACKAGE_FILE")
 }
 
 // takeFile checks the name and the right to it at the part's header, before its bytes are stored.
@@ -133,7 +144,8 @@ func (u *uploadParts) takeFile(part *multipart.Part) error {
 	if len(u.req.GetFiles()) == maxFormFiles {
 		return fault.Field("files", "at most %d files fit in one request", maxFormFiles).WithReason("PACKAGE_FILE")
 	}
-	check := &channelsv1.CheckUploadRequest{Channel: u.req.GetChannel(), Filename: part.FileName(), Force: u.req.GetForce()}
+	filename := strings.ToValidUTF8(part.FileName(), "\uFFFD") // which no package is called
+	check := &channelsv1.CheckUploadRequest{Channel: u.req.GetChannel(), Filename: filename, Force: u.req.GetForce()}
 	left, err := u.d.Channels.CheckUpload(u.r.Context(), check)
 	if err != nil {
 		return err
@@ -147,7 +159,7 @@ func (u *uploadParts) takeFile(part *multipart.Part) error {
 		return u.d.overQuota(u.r, check, err)
 	}
 	u.staged += staged.Size
-	u.req.Files = append(u.req.Files, &channelsv1.StagedFile{Filename: part.FileName(), Sha256: staged.SHA256, Md5: staged.MD5, Size: staged.Size})
+	u.req.Files = append(u.req.Files, &channelsv1.StagedFile{Filename: filename, Sha256: staged.SHA256, Md5: staged.MD5, Size: staged.Size})
 	return nil
 }
 

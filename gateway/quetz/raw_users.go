@@ -151,6 +151,9 @@ func (d *dialect) dummyLogin(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (d *dialect) logout(w http.ResponseWriter, r *http.Request) error {
+	if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
+		return fault.New(fault.Denied, "a login is ended from our own pages only").WithReason("CROSS_SITE")
+	}
 	if session := edge.SessionFrom(r.Context()); session != "" {
 		if _, err := d.Identity.DeleteSession(authn.WithSelf(r.Context()), &identityv1.DeleteSessionRequest{Session: session}); err != nil && !fault.Is(err, fault.NotFound) {
 			return err

@@ -139,7 +139,7 @@ func (s *Service) start(ctx context.Context, req *quetzv1.ActionRequest) (*quetz
 	default:
 		start := &syncv1.StartSyncRequest{
 			Channel: ch.GetName(), Inspect: req.GetAction() == "synchronize",
-			RepeatEverySeconds: req.GetRepeatEverySeconds(), Action: req.GetAction(),
+			RepeatEverySeconds: req.RepeatEverySeconds, Action: req.GetAction(),
 		}
 		if req.GetStartAt() != "" {
 			t, perr := parseTime(req.GetStartAt())

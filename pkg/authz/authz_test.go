@@ -170,6 +170,7 @@ func TestQuetzRoleTable(t *testing.T) {
 			{authz.RolesGrant, authz.Resource{}, "000000001"},
 			{authz.AuditRead, authz.Resource{}, "000000011"},
 			{authz.StorageRead, authz.Resource{}, "000000011"},
+			{authz.StorageManage, authz.Resource{}, "000000011"},
 			{authz.NamespacesManage, authz.Resource{}, "000000011"},
 			{"no.such", authz.Resource{}, "000000000"},
 		}

@@ -29,6 +29,8 @@ const (
 	AuditRead Permission = "audit.read"
 	// StorageRead shows how much is stored.
 	StorageRead Permission = "storage.read"
+	// StorageManage starts garbage collection and scrubs, and shows what they found.
+	StorageManage Permission = "storage.manage"
 	// JobsManage shows, cancels and repeats everybody's jobs and starts those that belong to no channel.
 	JobsManage Permission = "jobs.manage"
 )
@@ -115,7 +117,7 @@ var (
 	// A server member makes channels in the default namespace; other tenants are not theirs.
 	serverMember     = set()
 	serverMaintainer = namespaceOwner.and(set(
-		UsersRead, UsersManage, RolesGrantMember, NamespacesManage, AuditRead, StorageRead, JobsManage,
+		UsersRead, UsersManage, RolesGrantMember, NamespacesManage, AuditRead, StorageRead, StorageManage, JobsManage,
 		ChannelsCreateMirror, ChannelsLimit, ChannelValidate,
 	))
 	serverOwner = serverMaintainer.and(set(RolesGrant))

@@ -28,6 +28,8 @@ var (
 //	├── sha256/
 //	│   ├── 00/ … ff/         made when the directory is opened, so that a put never makes one
 //	│   │   └── <64 digits>   0600, one blob, complete by construction
+//	├── quarantine/           made when it is needed
+//	│   └── <64 digits>       damaged bytes of a blob, out of service
 //	└── tmp/
 //	    └── <process>-<n>     a put under way, or what a crash left of one
 //

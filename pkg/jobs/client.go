@@ -233,7 +233,9 @@ type Filter struct {
 	// ResourcePrefix matches resources that begin with it, such as "channel/".
 	ResourcePrefix string
 	Principal      string
-	ScheduleID     uuid.UUID
+	// PrincipalData are bytes that the principal's data must contain, such as a user's id: names may be given anew.
+	PrincipalData []byte
+	ScheduleID    uuid.UUID
 	// CreatedAfter and CreatedBefore bound the creation time, both exclusive.
 	CreatedAfter, CreatedBefore time.Time
 }
@@ -269,6 +271,9 @@ func (f Filter) where() (string, []any) {
 	}
 	if f.Principal != "" {
 		add("j.principal_name = ?", f.Principal)
+	}
+	if len(f.PrincipalData) > 0 {
+		add("position(?::bytea IN j.principal) > 0", f.PrincipalData)
 	}
 	if f.ScheduleID != uuid.Nil {
 		add("j.schedule_id = ?", f.ScheduleID)

@@ -75,9 +75,18 @@ type part struct {
 	started chan struct{} // closed when Start has succeeded
 	stopped chan struct{} // closed when it does not run (any more): its needs may stop
 	running atomic.Bool
-	busy    atomic.Bool // a check that outlived its timeout
 	users   []*part
 	cancel  context.CancelCauseFunc
+
+	mu       sync.Mutex
+	checking *checking // that runs now
+}
+
+// checking is one run of a module's Check. Whoever asks meanwhile gets the same answer.
+type checking struct {
+	began time.Time
+	done  chan struct{}
+	err   error // once done is closed
 }
 
 // New returns an empty group.
@@ -287,22 +296,38 @@ func (p *part) check(ctx context.Context) error {
 		return fault.New(fault.Unavailable, "not running")
 	case p.Check == nil:
 		return nil
-	case !p.busy.CompareAndSwap(false, true):
+	}
+	p.mu.Lock()
+	c := p.checking
+	if c == nil {
+		c = &checking{began: time.Now(), done: make(chan struct{})}
+		p.checking = c
+		go p.runCheck(context.WithoutCancel(ctx), c) // others may wait for it when this one has gone
+	}
+	p.mu.Unlock()
+	left := checkTimeout - time.Since(c.began)
+	if left <= 0 {
 		return fault.New(fault.Unavailable, "an earlier check still runs") // one at a time: probes must not pile up
 	}
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	done := make(chan error, 1)
-	go func() {
-		defer cancel()
-		defer p.busy.Store(false)
-		done <- p.Check(ctx)
-	}()
+	timer := time.NewTimer(left)
+	defer timer.Stop()
 	select {
-	case err := <-done:
-		return err
+	case <-c.done:
+		return c.err
+	case <-timer.C:
 	case <-ctx.Done():
-		return fault.New(fault.Timeout, "no answer within %s", checkTimeout)
 	}
+	return fault.New(fault.Timeout, "no answer within %s", checkTimeout)
+}
+
+func (p *part) runCheck(ctx context.Context, c *checking) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	c.err = p.Check(ctx)
+	p.mu.Lock()
+	p.checking = nil // before anybody hears of it, so that who asks next asks anew
+	p.mu.Unlock()
+	close(c.done)
 }
 
 // resolve checks names and needs, and finds who uses whom.

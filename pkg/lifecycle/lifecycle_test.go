@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -258,6 +260,37 @@ func TestChecks(t *testing.T) {
 		}
 		time.Sleep(time.Hour) // the hung one ends
 	})
+}
+
+func TestChecksAtOnce(t *testing.T) {
+	var runs atomic.Int64
+	g := lifecycle.New(lifecycle.Options{})
+	g.Add(lifecycle.Module{Name: "well", Check: func(context.Context) error { runs.Add(1); runtime.Gosched(); return nil }})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- g.Run(ctx) }()
+	for !g.Ready() {
+		runtime.Gosched()
+	}
+	var probes sync.WaitGroup
+	for range 8 {
+		probes.Go(func() {
+			for range 500 {
+				if err := g.Checks(ctx)["well"]; err != nil {
+					t.Errorf("a probe beside others: %v", err)
+					return
+				}
+			}
+		})
+	}
+	probes.Wait()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if runs.Load() == 0 {
+		t.Error("nothing was checked")
+	}
 }
 
 func TestLockDir(t *testing.T) {

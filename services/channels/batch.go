@@ -181,6 +181,9 @@ func (s *Service) publishGroup(ctx context.Context, channel uuid.UUID, group []*
 	}
 	p.moved = func(ctx context.Context, tx pgx.Tx, out *published) error {
 		for _, u := range *accepted {
+			if err := putFacts(ctx, tx, channel, u.files); err != nil {
+				return err
+			}
 			for _, in := range u.files {
 				if err := s.record(ctx, tx, u.caller, "file.upload", out.channel, map[string]any{"path": in.file.path, "revision": out.channel.Head}); err != nil {
 					return err

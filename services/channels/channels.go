@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/singleflight"
 
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 	identityv1 "github.com/entrepot-dev/entrepot/proto/entrepot/identity/v1"
@@ -40,6 +41,9 @@ type Config struct {
 	// KeepHistory is how long files stay in storage after they left their channel, for readers of former revisions.
 	// Default 7 days.
 	KeepHistory time.Duration
+
+	pastRecords   int // see the constants; tests lower them
+	gzipWithIndex int64
 }
 
 func (c Config) withDefaults() Config {
@@ -54,6 +58,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.KeepHistory <= 0 {
 		c.KeepHistory = 7 * 24 * time.Hour
+	}
+	if c.pastRecords <= 0 {
+		c.pastRecords = pastRecords
+	}
+	if c.gzipWithIndex <= 0 {
+		c.gzipWithIndex = gzipWithIndex
 	}
 	return c
 }
@@ -85,7 +95,7 @@ type Deps struct {
 	Logger   *slog.Logger
 }
 
-// Service implements channelsv1.ChannelServiceServer and the jobs of kind KindIndex.
+// Service implements channelsv1.ChannelServiceServer and the jobs of the kinds KindIndex, KindExtras and KindPast.
 type Service struct {
 	channelsv1.UnimplementedChannelServiceServer
 
@@ -101,6 +111,9 @@ type Service struct {
 
 	gates   gates
 	uploads uploads
+
+	pastFlights singleflight.Group
+	pastSlots   chan struct{}
 }
 
 var _ channelsv1.ChannelServiceServer = (*Service)(nil)
@@ -112,6 +125,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 	}
 	s := &Service{
 		cfg: cfg.withDefaults(), pool: d.Pool, blobs: d.Blobs, jobs: d.Jobs, bus: d.Bus, identity: d.Identity, roles: d.Roles, now: d.Now, log: d.Logger,
+		pastSlots: make(chan struct{}, pastParallel),
 	}
 	if s.now == nil {
 		s.now = time.Now

@@ -19,10 +19,33 @@
 // # Index files
 //
 // A package name's records in a subdir are a shard, named by its digest; the subdir's shard index names the shards. Both
-// become visible with the revision: a client that reads shards sees an upload at once. repodata.json and its .zst are
-// built by jobs (KindIndex) of the newest head from one snapshot of the rows, and switch together; they lag by one build.
-// Every index file is a rendition: a path serves its newest rendition that is not newer than the revision asked for, so
-// a file is never a mix of two revisions.
+// become visible with the revision: a client that reads shards sees an upload at once. The other files are built by jobs:
+//
+//	with the revision   shards, repodata_shards.msgpack.zst
+//	KindIndex           repodata.json .zst .gz, of the newest head from one snapshot of the rows; they lag by one build
+//	KindExtras          repodata.json.bz2, current_repodata.json, run_exports.json, of the revision of that repodata.json;
+//	                    channeldata.json, of the head; each also as .zst .gz .bz2
+//
+// What a job builds switches together. Every index file is a rendition: a path serves its newest rendition that is not
+// newer than the head, so a file is never a mix of two revisions. The .zst and .gz of a document are also what the edge
+// sends, with a Content-Encoding, to those who ask for the plain name; Resolve names them if they are of its revision.
+// A large repodata.json gets its .gz and .bz2 late, so that nobody waits for what few clients read.
+//
+// run_exports.json lists a package that was looked into and exports nothing with {}, and leaves out one of which nobody
+// knows (of a mirror whose upstream does not say). channeldata.json has texts and flags of uploads only.
+//
+// # The past
+//
+// Who asks for a revision, by number or by date, gets exactly that one. Package files follow from the rows. An index file
+// of revision r shows revision n if its subdir did not change in (r, n], which channels.conda_changes knows; if retention
+// has taken it, repodata.json and the shards are built anew from the rows, once for all who ask: at once in a small
+// subdir, else by a job (KindPast) while the reader is told to come again. Two things are not kept for former revisions:
+// the list of removed files, which is empty in what is built anew, and the extras, for which there is "not found" unless
+// one is still there; clients fall back to repodata.json.
+//
+// Retention (retention.go) keeps a few former versions of each index file, shards for KeepShards after the last index that
+// named them, and the rows of removed files for KeepHistory. Revisions of which rows are gone lie below the channel's
+// floor and are "no longer kept".
 //
 // # What holds
 //

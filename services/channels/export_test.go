@@ -15,3 +15,15 @@ func BuildMonoliths(ctx context.Context, s *Service, channel, subdir string) (in
 	m, err := s.buildMonoliths(ctx, id, subdir, true)
 	return m.records, err
 }
+
+// WithGzipAfter makes gzip an extra of documents of more than n bytes.
+func (c Config) WithGzipAfter(n int64) Config {
+	c.gzipWithIndex = n
+	return c
+}
+
+// WithPastRecords sets how many records of the past are built while a reader waits.
+func (c Config) WithPastRecords(n int) Config {
+	c.pastRecords = n
+	return c
+}

@@ -91,6 +91,9 @@ func checkMirrorURL(s string) error {
 	case u.User != nil:
 		// It would be stored in the clear and shown to whoever reads the channel.
 		return fault.Field(field, "must not hold credentials")
+	case strings.Contains(u.Path, "/t/"):
+		// The same for conda's way to put a key into the path.
+		return fault.Field(field, "must not hold credentials, which /t/<token>/ is")
 	case u.RawQuery != "" || u.Fragment != "":
 		return fault.Field(field, "must have neither query nor fragment")
 	}

@@ -10,9 +10,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
-	"github.com/klauspost/compress/zstd"
-	"golang.org/x/sync/errgroup"
 
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 
@@ -24,8 +21,16 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/pg"
 )
 
-// KindIndex builds the large index files of one subdir: repodata.json and repodata.json.zst, of the newest head.
-const KindIndex = "channels.index"
+// The kinds of jobs.
+const (
+	// KindIndex builds the large index files of one subdir, of the newest head: repodata.json, .zst, and .gz unless it is large.
+	KindIndex = "channels.index"
+	// KindExtras builds what few clients ask for, after KindIndex: of a subdir repodata.json.bz2 (and .gz), current_repodata.json and
+	// run_exports.json, or a channel's channeldata.json.
+	KindExtras = "channels.extras"
+	// KindPast builds index files of a former revision that are too large to wait for.
+	KindPast = "channels.past"
+)
 
 // RegisterJobs adds the kinds that this service owns to a worker pool.
 func (s *Service) RegisterJobs(reg *jobs.Registry) {
@@ -33,6 +38,14 @@ func (s *Service) RegisterJobs(reg *jobs.Registry) {
 		Kind: KindIndex, Timeout: 15 * time.Minute, MaxFailures: 8, Coalesce: jobs.QueueOne, Concurrency: 2,
 		Backoff: jobs.Backoff{Initial: time.Second, Max: time.Minute},
 	}, jobs.WorkFunc[*channelsv1.IndexJobArgs](s.index))
+	jobs.Register(reg, jobs.KindSpec{
+		Kind: KindExtras, Timeout: time.Hour, MaxFailures: 8, Coalesce: jobs.QueueOne, Concurrency: 1, // bzip2 takes a core for minutes
+		Backoff: jobs.Backoff{Initial: 5 * time.Second, Max: 10 * time.Minute},
+	}, jobs.WorkFunc[*channelsv1.ExtrasJobArgs](s.extras))
+	jobs.Register(reg, jobs.KindSpec{
+		Kind: KindPast, Timeout: 15 * time.Minute, MaxFailures: 3, Coalesce: jobs.Join, Concurrency: 1,
+		Backoff: jobs.Backoff{Initial: time.Second, Max: time.Minute},
+	}, jobs.WorkFunc[*channelsv1.PastJobArgs](s.past))
 }
 
 // enqueueIndex asks for the index files of a subdir. While one build runs, any number of requests make one more.
@@ -59,23 +72,15 @@ func (s *Service) index(ctx context.Context, job *jobs.Job[*channelsv1.IndexJobA
 	if err != nil {
 		return nil, fault.Field("channel_id", "is no UUID")
 	}
-	built, err := s.buildMonoliths(ctx, id, job.Args.GetSubdir(), job.Args.GetForce())
+	m, err := s.buildMonoliths(ctx, id, job.Args.GetSubdir(), job.Args.GetForce())
 	if fault.Is(err, fault.NotFound) {
 		return nil, jobs.Cancel(err) // the channel was deleted meanwhile
 	}
-	if err != nil || built.files == nil {
-		return built.result(), err
+	if err != nil || m.files == nil {
+		return m.result(), err
 	}
-	var ch *channelRow
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		var err error
-		if ch, err = lockChannel(ctx, tx, id); err != nil { // retire must not race with a publisher that names the same bytes
-			return err
-		}
-		if err := job.Hold(ctx, tx); err != nil {
-			return err
-		}
-		if err := s.putRenditions(ctx, tx, ch, built); err != nil {
+	err = s.serve(ctx, job, id, m, func(tx pgx.Tx, ch *channelRow) error {
+		if err := s.enqueueExtras(ctx, tx, ch, job.Args.GetSubdir(), job.Args.GetForce()); err != nil {
 			return err
 		}
 		return s.retire(ctx, tx, ch, job.Args.GetSubdir())
@@ -83,31 +88,16 @@ func (s *Service) index(ctx context.Context, job *jobs.Job[*channelsv1.IndexJobA
 	if fault.Is(err, fault.NotFound) {
 		return nil, jobs.Cancel(err)
 	}
-	if err != nil {
-		if _, rerr := s.revive(ctx, err); rerr != nil {
-			return nil, rerr
-		}
-		return nil, pg.Classify(err)
-	}
-	s.announce(ctx, ch, false)
-	return built.result(), nil
+	return m.result(), err
 }
 
-// monoliths are the large index files of a subdir, stored but not yet served.
-type monoliths struct {
-	revision int64
-	records  int64
-	bytes    int64
-	files    []newRendition
-}
-
-func (m monoliths) result() *channelsv1.IndexJobResult {
+func (m built) result() *channelsv1.IndexJobResult {
 	return &channelsv1.IndexJobResult{Revision: m.revision, Records: m.records, Bytes: m.bytes}
 }
 
-// buildMonoliths builds a subdir's repodata.json and its zstd form from one snapshot of the rows. If the newest files
+// buildMonoliths builds a subdir's repodata.json and its packed forms from one snapshot of the rows. If the newest files
 // show the subdir as it is, and force is not set, it does nothing and returns their revision.
-func (s *Service) buildMonoliths(ctx context.Context, id uuid.UUID, subdir string, force bool) (m monoliths, err error) {
+func (s *Service) buildMonoliths(ctx context.Context, id uuid.UUID, subdir string, force bool) (m built, err error) {
 	opts := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err = pgx.BeginTxFunc(ctx, s.pool, opts, func(tx pgx.Tx) error {
 		ch, err := channelByID(ctx, tx, id)
@@ -130,41 +120,23 @@ func (s *Service) buildMonoliths(ctx context.Context, id uuid.UUID, subdir strin
 			return nil
 		}
 		m.revision = ch.Head
-		return s.streamMonoliths(ctx, &m, subdir, state, func(w *repodata.Writer) error { return writeRecords(ctx, tx, w, id, subdir) })
+		forms := indexForms
+		if newest != nil && newest.Size > s.cfg.gzipWithIndex {
+			forms = promptForms
+		}
+		return s.streamMonoliths(ctx, &m, subdir, forms, state, func(w *repodata.Writer) error { return writeRecords(ctx, tx, w, id, subdir, 0) })
 	})
 	return m, pg.Classify(err)
 }
 
-// streamMonoliths writes the document once, into blob storage twice: as it is and through zstd. Nothing is held in memory.
-func (s *Service) streamMonoliths(ctx context.Context, m *monoliths, subdir string, state subdirState, records func(*repodata.Writer) error) error {
-	info := repodata.Info{Subdir: subdir}
-	var err error
-	if info.Extra, info.ChannelRelations, err = infoExtra(state.info); err != nil {
+// streamMonoliths writes the document once and stores it in several forms. Nothing is held in memory.
+func (s *Service) streamMonoliths(ctx context.Context, m *built, subdir string, forms []form, state subdirState, records func(*repodata.Writer) error) error {
+	info, err := subdirInfo(subdir, state)
+	if err != nil {
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	var stored [2]blob.Info
-	put := func(i int) *io.PipeWriter {
-		pr, pw := io.Pipe()
-		g.Go(func() (err error) {
-			defer func() { _ = pr.CloseWithError(err) }() // a writer must not wait for a store that gave up
-			stored[i], err = s.blobs.Put(ctx, pr, blob.PutOptions{})
-			return err
-		})
-		return pw
-	}
-	plain, packed := put(0), put(1)
-	g.Go(func() (err error) {
-		defer func() {
-			_ = plain.CloseWithError(err) // nil means: the end
-			_ = packed.CloseWithError(err)
-		}()
-		// One frame: some clients stop after the first.
-		enc, err := zstd.NewWriter(packed, zstd.WithEncoderConcurrency(1))
-		if err != nil {
-			return err
-		}
-		w := repodata.NewWriter(io.MultiWriter(plain, enc), info)
+	m.files, err = s.storeDocument(ctx, subdir+"/"+fileRepodata, forms, func(out io.Writer) error {
+		w := repodata.NewWriter(out, info)
 		if err := records(w); err != nil {
 			return err
 		}
@@ -173,26 +145,27 @@ func (s *Service) streamMonoliths(ctx context.Context, m *monoliths, subdir stri
 				return recordFault(subdir, filename, err)
 			}
 		}
-		if err := w.Close(); err != nil {
-			return err
-		}
 		m.records = int64(w.Records())
-		return enc.Close()
+		return w.Close()
 	})
-	if err := g.Wait(); err != nil {
+	if err != nil {
 		return err
 	}
-	m.bytes = stored[0].Size
-	for i, name := range []string{fileRepodata, fileRepodataZst} {
-		m.files = append(m.files, newRendition{subdir + "/" + name, stored[i].Digest, stored[i].Size})
-	}
+	m.bytes = m.files[0].size
 	return nil
+}
+
+// subdirInfo is what a subdir's documents say under "info".
+func subdirInfo(subdir string, state subdirState) (info repodata.Info, err error) {
+	info.Subdir = subdir
+	info.Extra, info.ChannelRelations, err = infoExtra(state.info)
+	return info, err
 }
 
 // emptyIndex stores the index files of a subdir without packages.
 func (s *Service) emptyIndex(ctx context.Context, subdir string) ([]newRendition, error) {
-	var m monoliths
-	if err := s.streamMonoliths(ctx, &m, subdir, subdirState{}, func(*repodata.Writer) error { return nil }); err != nil {
+	var m built
+	if err := s.streamMonoliths(ctx, &m, subdir, indexForms, subdirState{}, func(*repodata.Writer) error { return nil }); err != nil {
 		return nil, err
 	}
 	data, err := repodata.BuildIndex(shardIndex(subdir))
@@ -206,50 +179,9 @@ func (s *Service) emptyIndex(ctx context.Context, subdir string) ([]newRendition
 	return append(m.files, newRendition{subdir + "/" + fileShards, info.Digest, info.Size}), nil
 }
 
-// writeRecords splices the records of a subdir into w, bucket by bucket in the order of file names.
-func writeRecords(ctx context.Context, tx pgx.Tx, w *repodata.Writer, id uuid.UUID, subdir string) error {
-	for _, bucket := range []repodata.Bucket{repodata.TarBz2, repodata.Conda} {
-		// "/" and "0" are neighbours: the range is the subdir's part of the index on paths, in order.
-		rows, err := tx.Query(ctx, `
-			SELECT path, record FROM channels.files
-			WHERE channel_id = $1 AND removed_rev IS NULL AND path >= $2 || '/' AND path < $2 || '0' AND right(path, length($3)) = $3
-			ORDER BY path`, id, subdir, bucket.Extension())
-		if err != nil {
-			return pg.Classify(err)
-		}
-		for rows.Next() {
-			var path string
-			var record pgtype.DriverBytes // valid until the next row: no copy
-			if err := rows.Scan(&path, &record); err != nil {
-				rows.Close()
-				return pg.Classify(err)
-			}
-			if err := w.Record(bucket, path[len(subdir)+1:], record); err != nil {
-				rows.Close()
-				return recordFault(subdir, path, err)
-			}
-		}
-		if err := rows.Err(); err != nil {
-			return pg.Classify(err)
-		}
-	}
-	return nil
-}
-
-// putRenditions makes index files served as of their revision. Both switch together. Building a revision's files anew
-// replaces them: they can only differ if the former ones were wrong.
-func (s *Service) putRenditions(ctx context.Context, tx pgx.Tx, ch *channelRow, m monoliths) error {
-	b := &pgx.Batch{}
-	for _, f := range m.files {
-		b.Queue(`
-			INSERT INTO channels.renditions (channel_id, path, revision, digest, size, created_at) VALUES ($1, $2, $3, $4, $5, $6)
-			ON CONFLICT (channel_id, path, revision) DO UPDATE SET digest = excluded.digest, size = excluded.size, created_at = excluded.created_at`,
-			ch.ID, f.path, m.revision, f.digest, f.size, s.now().UTC())
-	}
-	if err := tx.SendBatch(ctx, b).Close(); err != nil {
-		return pg.Classify(err)
-	}
-	return addRefs(ctx, tx, ch.ID, m.files)
+// writeRecords splices the records of a subdir into w. Revision 0 is the head.
+func writeRecords(ctx context.Context, tx pgx.Tx, w *repodata.Writer, id uuid.UUID, subdir string, revision int64) error {
+	return eachRecord(ctx, tx, id, subdir, revision, false, func(r contentRow) error { return w.Record(r.bucket, r.filename, r.record) })
 }
 
 // RebuildIndex makes the index files anew from the database.

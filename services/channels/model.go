@@ -32,13 +32,15 @@ type channelRow struct {
 	FileCount    int64
 	PackageCount int64
 	Head         int64
-	CreatedAt    time.Time
-	UpdatedAt    time.Time
+	// Floor is the oldest revision of which all rows are still there.
+	Floor     int64
+	CreatedAt time.Time
+	UpdatedAt time.Time
 }
 
 // channelColumns are the columns of a channelRow.
 const channelColumns = `id, namespace, name, description, private, kind, format, mirror, ttl, size_limit, size, file_count,
-	package_count, head, created_at, updated_at`
+	package_count, head, floor, created_at, updated_at`
 
 func (c *channelRow) kind() channelsv1.ChannelKind { return channelsv1.ChannelKind(c.Kind) }
 

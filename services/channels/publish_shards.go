@@ -21,9 +21,11 @@ import (
 // Paths of index files below a channel.
 const (
 	fileRepodata    = "repodata.json"
-	fileRepodataZst = "repodata.json.zst"
 	fileShards      = "repodata_shards.msgpack.zst"
 	shardsDir       = "shards/"
+	fileCurrent     = "current_repodata.json"
+	fileRunExports  = "run_exports.json"
+	fileChannelData = "channeldata.json"
 )
 
 func shardPath(subdir string, d blob.Digest) string {
@@ -272,6 +274,7 @@ func (s *Service) writeShards(ctx context.Context, st *staging, b *shardBuild, r
 			INSERT INTO channels.conda_subdirs (channel_id, subdir, revision, info, removed) VALUES ($1, $2, $3, $4, $5)
 			ON CONFLICT (channel_id, subdir) DO UPDATE SET revision = excluded.revision, info = excluded.info, removed = excluded.removed`,
 			id, subdir, revision, nullBytes(state.info), nonNil(state.removed))
+		batch.Queue(`INSERT INTO channels.conda_changes (channel_id, subdir, revision) VALUES ($1, $2, $3)`, id, subdir, revision)
 	}
 	if err := st.tx.SendBatch(ctx, batch).Close(); err != nil {
 		return pg.Classify(err)

@@ -5,12 +5,15 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 	"github.com/entrepot-dev/entrepot/pkg/names"
+	"github.com/entrepot-dev/entrepot/pkg/pg"
 )
 
 // Resolve says what a channel serves at a path: an index file, a package file, a place upstream, or nothing.
@@ -22,6 +25,9 @@ func (s *Service) Resolve(ctx context.Context, req *channelsv1.ResolveRequest) (
 	if req.GetRevision() < 0 {
 		return nil, fault.Field("revision", "must not be negative")
 	}
+	if at := req.GetAt(); at != nil && (req.GetRevision() != 0 || !at.IsValid()) {
+		return nil, fault.Field("at", "must be a time, and not together with revision")
+	}
 	ch, err := channelByName(ctx, s.pool, req.GetChannel())
 	if err != nil {
 		return nil, err
@@ -30,18 +36,20 @@ func (s *Service) Resolve(ctx context.Context, req *channelsv1.ResolveRequest) (
 	if out.Channel, err = s.toProto(ch); err != nil {
 		return nil, err
 	}
-	if req.GetRevision() > ch.Head {
-		return out, nil
+	past, missing, err := s.asked(ctx, ch, req)
+	if err != nil || missing != "" {
+		out.Missing = missing
+		return out, err
 	}
 	// The queries may see a later head than the channel's row did; asking for that head gives one answer. Package files
 	// come first: they are asked for far more often and their names are never those of index files.
-	revision := req.GetRevision()
+	revision := past
 	if revision == 0 {
 		revision = ch.Head
 	}
 	if isPackagePath(path) {
 		f, err := fileAt(ctx, s.pool, ch.ID, path, revision)
-		if err == nil && f == nil && req.GetRevision() == 0 {
+		if err == nil && f == nil && past == 0 {
 			f, err = stillListed(ctx, s.pool, ch.ID, path)
 		}
 		if err != nil || f == nil {
@@ -49,13 +57,49 @@ func (s *Service) Resolve(ctx context.Context, req *channelsv1.ResolveRequest) (
 		}
 		return out, resolveFile(out, ch, f)
 	}
-	r, err := newestRendition(ctx, s.pool, ch.ID, path, revision)
+	var r *rendition
+	if past == 0 {
+		r, err = newestRendition(ctx, s.pool, ch.ID, path, revision)
+	} else {
+		r, err = s.pastRendition(ctx, ch, path, revision)
+	}
 	if err != nil || r == nil {
 		return out, err
 	}
 	out.Found, out.Index = true, true
 	out.Sha256, out.Size, out.Revision = r.Digest[:], r.Size, r.Revision
 	out.UpdateTime = timestamppb.New(r.CreatedAt)
+	out.Encodings, err = encodingsOf(ctx, s.pool, ch.ID, r)
+	return out, err
+}
+
+// encodingsOf returns the packed forms of a document that were stored with it.
+func encodingsOf(ctx context.Context, db pg.DB, channel uuid.UUID, r *rendition) (out []*channelsv1.Encoding, err error) {
+	if !strings.HasSuffix(r.Path, ".json") {
+		return nil, nil
+	}
+	rows, err := db.Query(ctx, `SELECT path, digest, size FROM channels.renditions WHERE channel_id = $1 AND path = ANY($2) AND revision = $3`,
+		channel, documentPaths(extraForms, r.Path), r.Revision)
+	if err != nil {
+		return nil, pg.Classify(err)
+	}
+	found := make(map[string]*channelsv1.Encoding)
+	var path string
+	var digest []byte
+	var size int64
+	if _, err := pgx.ForEachRow(rows, []any{&path, &digest, &size}, func() error {
+		found[path] = &channelsv1.Encoding{Sha256: digest, Size: size}
+		digest = nil
+		return nil
+	}); err != nil {
+		return nil, pg.Classify(err)
+	}
+	for _, f := range extraForms {
+		if e := found[r.Path+f.suffix]; e != nil && f.coding != "" {
+			e.Coding = f.coding
+			out = append(out, e)
+		}
+	}
 	return out, nil
 }
 

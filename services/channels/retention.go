@@ -10,39 +10,58 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/pg"
 )
 
-// keepRenditions is how many former versions of a subdir's index files stay for clients that look at the past. Any older
-// revision's files can be built anew from the rows.
-const keepRenditions = 10
+// How many former versions of an index file stay, beside the one that is served. What a revision shows can be built anew
+// from its rows, so these only spare the work for those who read the recent past, and let finish who began to read when
+// the next version came:
+//
+//	shard indexes                     10   small, and their shards stay for KeepShards anyway
+//	repodata.json, .zst, .gz           2   up to some hundred megabytes together
+//	.bz2, current_repodata.json, …     1
+//
+// Files that were built for a reader of the past (replaced_at is set) stay for KeepShards after that. Rows of files that
+// left the channel stay for KeepHistory; then they are deleted, and the channel's floor rises: revisions below it can no
+// longer be read, as they could only be shown in part.
+const (
+	keepShardIndexes = 10
+	keepMonoliths    = 2
+	keepExtras       = 1
+)
 
 // retire lets go of what nobody needs any more, a little after each build of an index: old index files, shards that no
 // index has named for a while, and files that left the channel longer ago than its history is kept. The caller holds the
 // channel's lock.
 func (s *Service) retire(ctx context.Context, tx pgx.Tx, ch *channelRow, subdir string) error {
 	now := s.now()
-	paths := []string{subdir + "/" + fileRepodata, subdir + "/" + fileRepodataZst, subdir + "/" + fileShards}
-	gone, err := deletedDigests(ctx, tx, `
-		DELETE FROM channels.renditions r USING (
-			SELECT path, revision, row_number() OVER (PARTITION BY path ORDER BY revision DESC) AS place
-			FROM channels.renditions WHERE channel_id = $1 AND path = ANY($2)) o
-		WHERE r.channel_id = $1 AND r.path = o.path AND r.revision = o.revision AND o.place > $3
-		RETURNING r.digest`, ch.ID, paths, keepRenditions+1)
+	gone, err := deletedDigests(ctx, tx, retireSQL, ch.ID, documentPaths(indexForms, subdir+"/"+fileRepodata), keepMonoliths+1)
 	if err != nil {
 		return err
 	}
+	// An index is let go at the latest with the first of its shards, so that one that is there can be followed.
+	indexes, err := deletedDigests(ctx, tx, `
+		DELETE FROM channels.renditions r USING (
+			SELECT revision, row_number() OVER (ORDER BY revision DESC) AS place, lead(created_at) OVER (ORDER BY revision) AS next
+			FROM channels.renditions WHERE channel_id = $1 AND path = $2 AND replaced_at IS NULL) o
+		WHERE r.channel_id = $1 AND r.path = $2 AND r.revision = o.revision AND (o.place > $3 OR o.next < $4)
+		RETURNING r.digest`, ch.ID, subdir+"/"+fileShards, keepShardIndexes+1, now.Add(-s.cfg.KeepShards))
+	if err != nil {
+		return err
+	}
+	gone = append(gone, indexes...)
 	shards, err := deletedDigests(ctx, tx, `DELETE FROM channels.renditions WHERE channel_id = $1 AND replaced_at < $2 RETURNING digest`,
 		ch.ID, now.Add(-s.cfg.KeepShards))
 	if err != nil {
 		return err
 	}
-	if gone = append(gone, shards...); len(gone) > 0 {
-		gone, err = unnamed(ctx, tx, `NOT EXISTS (SELECT 1 FROM channels.renditions r WHERE r.channel_id = $1 AND r.digest = d)`, ch.ID, gone)
-		if err != nil {
-			return err
-		}
+	if err := s.dropRenditionRefs(ctx, tx, ch.ID, append(gone, shards...)); err != nil {
+		return err
 	}
 	files, err := deletedDigests(ctx, tx, `
-		DELETE FROM channels.files WHERE channel_id = $1 AND removed_rev IS NOT NULL AND removed_at < $2 RETURNING digest`,
-		ch.ID, now.Add(-s.cfg.KeepHistory))
+		WITH gone AS (
+			DELETE FROM channels.files WHERE channel_id = $1 AND removed_rev IS NOT NULL AND removed_at < $2 RETURNING digest, removed_rev
+		), floor AS (
+			UPDATE channels.channels SET floor = greatest(floor, (SELECT max(removed_rev) FROM gone)) WHERE id = $1 AND EXISTS (SELECT 1 FROM gone)
+		)
+		SELECT digest FROM gone`, ch.ID, now.Add(-s.cfg.KeepHistory))
 	if err != nil {
 		return err
 	}
@@ -52,7 +71,32 @@ func (s *Service) retire(ctx context.Context, tx pgx.Tx, ch *channelRow, subdir 
 			return err
 		}
 	}
-	return removeRefs(ctx, tx, ch.ID, append(gone, files...))
+	if err := dropFacts(ctx, tx, ch.ID, files); err != nil {
+		return err
+	}
+	return removeRefs(ctx, tx, ch.ID, files)
+}
+
+// retireSQL deletes all but the newest $3 versions of each of the paths $2.
+const retireSQL = `
+DELETE FROM channels.renditions r USING (
+	SELECT path, revision, row_number() OVER (PARTITION BY path ORDER BY revision DESC) AS place
+	FROM channels.renditions WHERE channel_id = $1 AND path = ANY($2) AND replaced_at IS NULL) o
+WHERE r.channel_id = $1 AND r.path = o.path AND r.revision = o.revision AND o.place > $3
+RETURNING r.digest`
+
+// retireExtras is retire for the files that KindExtras builds.
+func (s *Service) retireExtras(ctx context.Context, tx pgx.Tx, ch *channelRow, subdir string) error {
+	paths := documentPaths(extraForms, fileChannelData)
+	if subdir != "" {
+		paths = documentPaths(extraForms, subdir+"/"+fileCurrent, subdir+"/"+fileRunExports)
+		paths = append(paths, subdir+"/"+fileRepodata+bzip2Form.suffix)
+	}
+	gone, err := deletedDigests(ctx, tx, retireSQL, ch.ID, paths, keepExtras+1)
+	if err != nil {
+		return err
+	}
+	return s.dropRenditionRefs(ctx, tx, ch.ID, gone)
 }
 
 func deletedDigests(ctx context.Context, tx pgx.Tx, sql string, args ...any) ([]blob.Digest, error) {

@@ -256,10 +256,15 @@ func (s *Service) insert(ctx context.Context, tx pgx.Tx, ch *channelRow, files [
 		return err
 	}
 	if len(files) > 0 {
-		if _, err := tx.Exec(ctx, `INSERT INTO channels.conda_subdirs (channel_id, subdir, revision) VALUES ($1, 'noarch', 1)`, ch.ID); err != nil {
-			return pg.Classify(err)
+		for _, table := range []string{"conda_subdirs", "conda_changes"} {
+			if _, err := tx.Exec(ctx, `INSERT INTO channels.`+table+` (channel_id, subdir, revision) VALUES ($1, 'noarch', 1)`, ch.ID); err != nil {
+				return pg.Classify(err)
+			}
 		}
-		if err := s.putRenditions(ctx, tx, ch, monoliths{revision: 1, files: files}); err != nil {
+		if err := s.enqueueExtras(ctx, tx, ch, "noarch", false); err != nil {
+			return err
+		}
+		if err := s.putRenditions(ctx, tx, ch, built{revision: 1, files: files}); err != nil {
 			return err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
+	syncv1 "github.com/entrepot-dev/entrepot/proto/entrepot/sync/v1"
 
 	"github.com/entrepot-dev/entrepot/pkg/authn"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
@@ -48,7 +49,10 @@ func (s *Service) DeleteChannel(ctx context.Context, req *channelsv1.DeleteChann
 			if err := removeAllRefs(ctx, tx, ch.ID); err != nil {
 				return err
 			}
-			return s.record(ctx, tx, caller, "channel.delete", locked, map[string]any{"files": locked.FileCount, "bytes": locked.Size})
+			if err := s.record(ctx, tx, caller, "channel.delete", locked, map[string]any{"files": locked.FileCount, "bytes": locked.Size}); err != nil {
+				return err
+			}
+			return s.forgetUpstream(ctx, tx, locked)
 		})
 	})
 	if err != nil {
@@ -60,6 +64,26 @@ func (s *Service) DeleteChannel(ctx context.Context, req *channelsv1.DeleteChann
 		s.log.ErrorContext(ctx, "the roles on a deleted channel could not be removed", "channel", ch.Name, "id", ch.ID, "error", err)
 	}
 	return &emptypb.Empty{}, nil
+}
+
+// forgetUpstream asks sync to drop what it remembers of a mirror's upstream: index blobs of hundreds of megabytes. The
+// kind and its arguments are sync's; see ActionForget there.
+func (s *Service) forgetUpstream(ctx context.Context, tx pgx.Tx, c *channelRow) error {
+	if c.kind() == channelsv1.ChannelKind_CHANNEL_KIND_HOSTED {
+		return nil
+	}
+	as := authn.Service("sync")
+	principal, err := as.Marshal()
+	if err != nil {
+		return err
+	}
+	_, err = s.jobs.Enqueue(ctx, tx, jobs.EnqueueParams{
+		Kind: "sync.channel", Namespace: c.Namespace, Resource: "channel/" + c.ID.String(), Priority: jobs.Low, Coalesce: jobs.None,
+		Principal: jobs.Principal{Name: as.Actor(), Data: principal},
+		Locks:     []jobs.Lock{{Resource: "sync/" + c.ID.String(), Exclusive: true}},
+		Args:      &syncv1.SyncJobArgs{ChannelId: c.ID.String(), Channel: c.Name, Action: "forget"},
+	})
+	return err
 }
 
 // cancelJobs stops what works on a channel.

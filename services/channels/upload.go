@@ -28,8 +28,9 @@ const (
 
 // inspected is an upload that was opened and found to be what it says.
 type inspected struct {
-	file plannedFile
-	text packageText
+	file  plannedFile
+	text  packageText
+	facts []byte // JSON for channeldata.json; nil for none
 }
 
 // parseFilename splits a package's file name, which a client gave.
@@ -71,7 +72,7 @@ func (s *Service) inspect(ctx context.Context, f *channelsv1.StagedFile, uploade
 	if f.GetSize() != b.Size() {
 		return in, fault.Field("size", "%s has %d bytes, not %d", f.GetFilename(), b.Size(), f.GetSize())
 	}
-	var opts []archive.Option
+	opts := []archive.Option{archive.KeepPaths()}
 	most := s.cfg.FullInspect
 	if d.Format == dist.TarBz2 { // bzip2 opens about thirty times slower
 		most /= 16
@@ -102,7 +103,7 @@ func (s *Service) inspect(ctx context.Context, f *channelsv1.StagedFile, uploade
 		name: d.Name, version: d.Version, build: d.Build, buildNumber: info.Index.BuildNumber, arch: facts.Subdir,
 		record: record, runExports: runExportsOf(info), uploader: uploader,
 	}
-	in.text = textOf(info.About)
+	in.text, in.facts = textOf(info.About), s.factsOf(info)
 	return in, nil
 }
 
@@ -159,10 +160,7 @@ func textOf(a *archive.About) packageText {
 		return t
 	}
 	set := func(to *string, from string) {
-		if from = strings.ToValidUTF8(strings.ReplaceAll(from, "\x00", ""), "\uFFFD"); from != "" {
-			if len(from) > maxText {
-				from = strings.ToValidUTF8(from[:maxText], "")
-			}
+		if from = boundedText(from); from != "" {
 			*to = from
 		}
 	}

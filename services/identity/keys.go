@@ -117,7 +117,7 @@ func (s *Service) KeySource() authn.KeySource {
 // Targets are the parts of the platform that have a credential.
 var Targets = []string{
 	"all", "gateway", "channels", "sync", "crawler", "environments", "storage", "metrics", "identity", "jobs",
-	"channels-worker", "sync-worker", "crawler-worker", "builder",
+	"channels-worker", "sync-worker", "crawler-worker", "storage-worker", "builder",
 }
 
 // speaksForUsers reports whether a target may have tokens for any user: those that take calls from users do. A worker

@@ -43,6 +43,11 @@ func ownedBy(info jobs.Info, c authn.Caller) bool {
 }
 
 func (s *Service) toProto(ctx context.Context, info jobs.Info) (*jobsv1.Job, error) {
+	return s.convert(ctx, info, map[uuid.UUID]int64{})
+}
+
+// convert makes a job of a row. repeats keeps the schedules' intervals, in seconds, over the rows of a page.
+func (s *Service) convert(ctx context.Context, info jobs.Info, repeats map[uuid.UUID]int64) (*jobsv1.Job, error) {
 	j := &jobsv1.Job{
 		Id: info.ID.String(), Number: info.Seq, Kind: info.Kind, Namespace: info.Namespace, Resource: info.Resource,
 		State: stateToProto[info.State], Priority: info.Priority.String(), Owner: info.Principal.Name,
@@ -64,15 +69,17 @@ func (s *Service) toProto(ctx context.Context, info jobs.Info) (*jobsv1.Job, err
 		j.Result = result
 	}
 	if info.ScheduleID != uuid.Nil {
-		all, err := s.deps.Jobs.ListSchedules(ctx, info.Namespace)
-		if err != nil {
-			return nil, err
-		}
-		for _, sc := range all {
-			if sc.ID == info.ScheduleID {
-				j.RepeatEverySeconds = int64(sc.RepeatEvery / time.Second)
+		if _, ok := repeats[info.ScheduleID]; !ok {
+			all, err := s.deps.Jobs.ListSchedules(ctx, info.Namespace)
+			if err != nil {
+				return nil, err
+			}
+			repeats[info.ScheduleID] = 0 // also of a schedule that is gone
+			for _, sc := range all {
+				repeats[sc.ID] = int64(sc.RepeatEvery / time.Second)
 			}
 		}
+		j.RepeatEverySeconds = repeats[info.ScheduleID]
 	}
 	return j, nil
 }

@@ -3,10 +3,17 @@ package jobs
 import (
 	"context"
 	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
 
+	"github.com/google/uuid"
 	"google.golang.org/grpc"
 
+	"github.com/entrepot-dev/entrepot/pkg/audit"
+
 	"github.com/entrepot-dev/entrepot/pkg/authn"
+	"github.com/entrepot-dev/entrepot/pkg/authz"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 	"github.com/entrepot-dev/entrepot/pkg/jobs"
 	jobsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
@@ -14,7 +21,7 @@ import (
 
 // GetJob returns a job.
 func (s *Service) GetJob(ctx context.Context, req *jobsv1.GetJobRequest) (*jobsv1.Job, error) {
-	info, err := s.find(ctx, req.GetId())
+	info, err := s.find(ctx, req.GetId(), see)
 	if err != nil {
 		return nil, err
 	}
@@ -32,14 +39,20 @@ func (s *Service) ListJobs(ctx context.Context, req *jobsv1.ListJobsRequest) (*j
 	if req.GetSkip() < 0 || req.GetSkip() > maxSkip {
 		return nil, fault.Field("skip", "skip must lie between 0 and %d; use page_token to go further", maxSkip)
 	}
+	if !utf8.ValidString(req.GetResource()) || strings.ContainsRune(req.GetResource(), 0) {
+		return nil, fault.Field("resource", "resource must be UTF-8 text without NUL")
+	}
 	caller := authn.FromContext(ctx)
 	all, err := s.manages(ctx, caller)
+	if err == nil && !all && req.GetResource() != "" {
+		all, err = s.holds(ctx, caller, authz.ChannelSync, req.GetResource(), time.Time{})
+	}
 	if err != nil {
 		return nil, err
 	}
 	f := jobs.Filter{Resource: req.GetResource()}
 	if !all {
-		f.Principal = caller.Actor()
+		f.Principal, f.PrincipalData = caller.Actor(), []byte(caller.UserID)
 	}
 	if req.GetNamespace() != "" {
 		f.Namespaces = []string{req.GetNamespace()}
@@ -64,8 +77,19 @@ func (s *Service) ListJobs(ctx context.Context, req *jobsv1.ListJobsRequest) (*j
 		return nil, err
 	}
 	resp := &jobsv1.ListJobsResponse{NextPageToken: next, TotalSize: total}
+	repeats := map[uuid.UUID]int64{}
 	for _, info := range infos {
-		job, err := s.toProto(ctx, info)
+		if !all && caller.Scoped {
+			// The user's own jobs, but the key may be for other channels.
+			if ok, err := s.may(ctx, info, see); err != nil || !ok {
+				if err != nil {
+					return nil, err
+				}
+				resp.TotalSize--
+				continue
+			}
+		}
+		job, err := s.convert(ctx, info, repeats)
 		if err != nil {
 			return nil, err
 		}
@@ -76,7 +100,7 @@ func (s *Service) ListJobs(ctx context.Context, req *jobsv1.ListJobsRequest) (*j
 
 // CancelJob stops a job. Cancelling one that has ended changes nothing and returns it as it ended.
 func (s *Service) CancelJob(ctx context.Context, req *jobsv1.CancelJobRequest) (*jobsv1.Job, error) {
-	info, err := s.find(ctx, req.GetId())
+	info, err := s.find(ctx, req.GetId(), steer)
 	if err != nil {
 		return nil, err
 	}
@@ -87,31 +111,66 @@ func (s *Service) CancelJob(ctx context.Context, req *jobsv1.CancelJobRequest) (
 		}
 		if err == nil {
 			info = cancelled
+			if err := s.audit(ctx, "job.cancel", info); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return s.toProto(ctx, info)
 }
 
-// RetryJob queues a dead or cancelled job again.
+// RetryJob queues a dead or cancelled job again. It runs as whoever asked for it first, who is asked for the right to it
+// again then.
 func (s *Service) RetryJob(ctx context.Context, req *jobsv1.RetryJobRequest) (*jobsv1.Job, error) {
-	info, err := s.find(ctx, req.GetId())
+	info, err := s.find(ctx, req.GetId(), steer)
 	if err != nil {
 		return nil, err
 	}
 	if info, err = s.deps.Jobs.Retry(ctx, info.ID); err != nil {
 		return nil, err
 	}
+	if err := s.audit(ctx, "job.retry", info); err != nil {
+		return nil, err
+	}
 	return s.toProto(ctx, info)
 }
 
+func (s *Service) audit(ctx context.Context, action string, info jobs.Info) error {
+	return audit.Record(ctx, s.deps.DB, audit.Event{
+		Action: action, Resource: "job/" + info.ID.String(), Details: map[string]any{"kind": info.Kind, "on": info.Resource},
+	})
+}
+
+// recheck is how often someone who follows a job is asked for the right to it again: a revocation acts within 5 s.
+const recheck = 2 * time.Second
+
 // WatchJob follows a job until it is final.
 func (s *Service) WatchJob(req *jobsv1.WatchJobRequest, stream grpc.ServerStreamingServer[jobsv1.JobEvent]) error {
-	ctx := stream.Context()
-	info, err := s.find(ctx, req.GetId())
+	info, err := s.find(stream.Context(), req.GetId(), see)
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
+	go func() { // ends with ctx
+		tick := time.NewTicker(recheck)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				if _, err := s.find(ctx, info.ID.String(), see); err != nil && ctx.Err() == nil && !fault.Is(err, fault.Unavailable) {
+					cancel(err)
+					return
+				}
+			}
+		}
+	}()
 	for ev, err := range s.deps.Jobs.Follow(ctx, info.ID, req.GetLastEventId()) {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
 		if err != nil {
 			return err
 		}

@@ -3,10 +3,12 @@ package sync
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	gosync "sync"
 	"sync/atomic"
@@ -41,6 +43,13 @@ type downloader struct {
 	mu     gosync.Mutex
 	got    map[string]stored // by path
 	failed []Failure
+	bad    []badArchive
+}
+
+// badArchive has the digest that the index says, and is no good nevertheless.
+type badArchive struct {
+	digest []byte
+	why    string
 }
 
 // run fetches the entries that next yields until io.EOF. A file that fails is noted; only what concerns the whole run,
@@ -60,7 +69,11 @@ func (d *downloader) run(ctx context.Context, next func() (*channelsv1.PlanEntry
 			if err != nil {
 				return err
 			}
-			if d.has(e) { // by this job, before it was interrupted
+			had, err := d.has(gctx, e)
+			if err != nil {
+				return err
+			}
+			if had {
 				d.step(0)
 				continue
 			}
@@ -100,7 +113,7 @@ func (d *downloader) one(ctx context.Context, b *batcher, e *channelsv1.PlanEntr
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if reasonOf(err) != reasonMismatch {
+		if !otherFile(reasonOf(err)) {
 			break
 		}
 	}
@@ -108,7 +121,11 @@ func (d *downloader) one(ctx context.Context, b *batcher, e *channelsv1.PlanEntr
 		return fmt.Errorf("%s: %w", e.GetPath(), whole)
 	}
 	d.mu.Lock()
-	d.failed = append(d.failed, Failure{Path: e.GetPath(), Error: err.Error(), Reason: reasonOf(err)})
+	f := Failure{Path: e.GetPath(), Error: err.Error(), Reason: reasonOf(err)}
+	d.failed = append(d.failed, f)
+	if f.Reason == reasonPackage && len(e.GetSha256()) > 0 {
+		d.bad = append(d.bad, badArchive{e.GetSha256(), f.Error})
+	}
 	d.mu.Unlock()
 	d.step(0)
 	return nil
@@ -131,12 +148,26 @@ const (
 	reasonIndex = "INDEX_UNREADABLE"
 )
 
-// has reports whether the job has stored what the entry asks for. An index that changed since asks for something else.
-func (d *downloader) has(e *channelsv1.PlanEntry) bool {
+// otherFile reports whether a failure may mean that the file is another one than the index speaks of.
+func otherFile(reason string) bool { return reason == reasonMismatch || reason == fetch.ReasonTooLarge }
+
+// has reports whether the job, before it was interrupted, has stored a file whose SHA-256 the index does not tell. For
+// the others storage itself is the record: Diff asks it, and what it names as missing is missing.
+func (d *downloader) has(ctx context.Context, e *channelsv1.PlanEntry) (bool, error) {
+	if len(e.GetSha256()) > 0 {
+		return false, nil
+	}
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	f, ok := d.got[e.GetPath()]
-	return ok && f.is(e)
+	d.mu.Unlock()
+	if !ok || !f.is(e) {
+		return false, nil
+	}
+	_, err := d.blobs.Stat(ctx, f.Digest)
+	if fault.Is(err, fault.NotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // storeError marks an error of our own storage, which would fail every other file as well.
@@ -217,6 +248,9 @@ func (d *downloader) small(ctx context.Context, b *batcher, e *channelsv1.PlanEn
 		data := r.(*bytes.Reader)
 		n = data.Size()
 		if d.looksInside(e) {
+			if err := matches(data, e.GetSha256()); err != nil { // what is wrong then is that it is another file
+				return err
+			}
 			if err := check(ctx, data, n, e); err != nil {
 				return err
 			}
@@ -224,6 +258,22 @@ func (d *downloader) small(ctx context.Context, b *batcher, e *channelsv1.PlanEn
 		return b.put(ctx, stored{Path: e.GetPath(), Want: wantOf(e)}, took, data, put)
 	})
 	return n, err
+}
+
+// matches compares a file with the digest that is wanted of it, if any.
+func matches(data *bytes.Reader, want []byte) error {
+	if len(want) == 0 {
+		return nil
+	}
+	h := sha256.New()
+	if _, err := data.WriteTo(h); err != nil {
+		return err
+	}
+	if got := h.Sum(nil); !bytes.Equal(got, want) {
+		return &blob.MismatchError{Field: "sha256", Want: hex.EncodeToString(want), Got: hex.EncodeToString(got)}
+	}
+	_, err := data.Seek(0, io.SeekStart)
+	return err
 }
 
 // check compares a package's inside with its name and subdir.
@@ -257,8 +307,12 @@ func (d *downloader) large(ctx context.Context, e *channelsv1.PlanEntry, req fet
 	return info.Size, d.note(ctx, []stored{{Path: e.GetPath(), Want: wantOf(e), Digest: info.Digest, Size: info.Size}})
 }
 
-// note remembers stored files, in the database first.
+// note remembers stored files whose digest only we know, in the database first.
 func (d *downloader) note(ctx context.Context, files []stored) error {
+	files = slices.DeleteFunc(slices.Clone(files), func(f stored) bool { return len(f.Want) == sha256.Size })
+	if len(files) == 0 {
+		return nil
+	}
 	if err := d.store.addDownloads(ctx, d.job, files); err != nil {
 		return &storeError{err}
 	}
@@ -268,80 +322,4 @@ func (d *downloader) note(ctx context.Context, files []stored) error {
 		d.got[f.Path] = f
 	}
 	return nil
-}
-
-// stream is a fetch.Sink that stores what it is given. Restart begins a new put.
-type stream struct {
-	ctx   context.Context
-	blobs blob.Store
-	put   blob.PutOptions
-
-	pw   *io.PipeWriter
-	done chan putResult
-}
-
-type putResult struct {
-	info blob.Info
-	err  error
-}
-
-func newStream(ctx context.Context, blobs blob.Store, put blob.PutOptions) *stream {
-	s := &stream{ctx: ctx, blobs: blobs, put: put}
-	s.begin()
-	return s
-}
-
-func (s *stream) begin() {
-	pr, pw := io.Pipe()
-	s.pw, s.done = pw, make(chan putResult, 1)
-	go func(done chan<- putResult) {
-		info, err := s.blobs.Put(s.ctx, pr, s.put)
-		pr.CloseWithError(errors.Join(errors.New("the store takes no more"), err))
-		done <- putResult{info, err}
-	}(s.done)
-}
-
-func (s *stream) Write(p []byte) (int, error) {
-	n, err := s.pw.Write(p)
-	if err != nil {
-		return n, s.putError(err)
-	}
-	return n, nil
-}
-
-// putError tells an error of the storage from one of the bytes.
-func (s *stream) putError(err error) error {
-	var f *fault.Error
-	if errors.As(err, &f) && f.Kind == fault.Invalid {
-		return err // too large, or not what was expected: the file's own fault
-	}
-	return &storeError{err}
-}
-
-var errDropped = errors.New("the download was dropped")
-
-// Restart drops what was written.
-func (s *stream) Restart() error {
-	s.abort()
-	s.begin()
-	return nil
-}
-
-func (s *stream) abort() {
-	if s.done == nil {
-		return
-	}
-	s.pw.CloseWithError(errDropped)
-	<-s.done
-	s.done = nil
-}
-
-func (s *stream) finish() (blob.Info, error) {
-	s.pw.Close()
-	r := <-s.done
-	s.done = nil
-	if r.err != nil {
-		return r.info, s.putError(r.err)
-	}
-	return r.info, nil
 }

@@ -21,13 +21,21 @@ import (
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 )
 
+// planInput is what a plan is made with, beside the indexes.
+type planInput struct {
+	blobs    blob.Store
+	remote   *fetch.Remote
+	settings *channelsv1.MirrorSettings
+	rejected map[blob.Digest]string // archives that are known to be bad; nil if the index is trusted
+}
+
 // makePlan turns the indexes into a plan blob. A record that cannot be taken is a failure of that file only; whatever
 // the channel has under its name is kept. An index that turns out to be unusable is a failure of its subdir only, which
 // the plan then does not name: nothing of it is touched.
 //
 // A plan says at its beginning how many entries come, and the indexes of a large channel do not fit into memory together.
 // So each index is read twice, to count and to convert, and held one at a time.
-func makePlan(ctx context.Context, blobs blob.Store, remote *fetch.Remote, settings *channelsv1.MirrorSettings, found []index, r *Result) (blob.Digest, int64, error) {
+func makePlan(ctx context.Context, in planInput, found []index, r *Result) (blob.Info, int64, error) {
 	header := &channelsv1.PlanHeader{Version: plan.Version, Format: "conda"}
 	var scans []*scan
 	for _, ix := range found {
@@ -40,10 +48,10 @@ func makePlan(ctx context.Context, blobs blob.Store, remote *fetch.Remote, setti
 		}
 		sub := &channelsv1.PlanSubdir{Subdir: ix.Subdir}
 		if ix.IndexPath != "" {
-			sc := &scan{blobs: blobs, remote: remote, settings: settings, subdirState: ix.subdirState}
+			sc := &scan{planInput: in, subdirState: ix.subdirState}
 			if err := sc.count(ctx); err != nil {
 				if ctx.Err() != nil || !upstreams(err) {
-					return blob.Digest{}, 0, fmt.Errorf("%s: %w", ix.IndexPath, err)
+					return blob.Info{}, 0, fmt.Errorf("%s: %w", ix.IndexPath, err)
 				}
 				r.fail(ix.IndexPath, reasonIndex, err.Error())
 				continue
@@ -56,7 +64,7 @@ func makePlan(ctx context.Context, blobs blob.Store, remote *fetch.Remote, setti
 	}
 	// By path, and so by subdir with its slash: `osx-64/x` comes after `osx-64-x/y`.
 	slices.SortFunc(scans, func(a, b *scan) int { return strings.Compare(a.Subdir+"/", b.Subdir+"/") })
-	info, err := plan.Put(ctx, blobs, header, func(add func(*channelsv1.PlanEntry) error) error {
+	info, err := plan.Put(ctx, in.blobs, header, func(add func(*channelsv1.PlanEntry) error) error {
 		for _, sc := range scans {
 			list, err := sc.entries(ctx, r)
 			if err != nil {
@@ -70,7 +78,7 @@ func makePlan(ctx context.Context, blobs blob.Store, remote *fetch.Remote, setti
 		}
 		return nil
 	})
-	return info.Digest, header.Entries, err
+	return info, header.Entries, err
 }
 
 // upstreams reports whether an error is about an index's bytes, and not about our reading them.
@@ -81,9 +89,7 @@ func upstreams(err error) bool {
 
 // scan reads one stored index.
 type scan struct {
-	blobs    blob.Store
-	remote   *fetch.Remote
-	settings *channelsv1.MirrorSettings
+	planInput
 	subdirState
 
 	taken   int64    // records that become entries
@@ -130,6 +136,9 @@ func (sc *scan) entries(ctx context.Context, r *Result) ([]*channelsv1.PlanEntry
 			e, err := entryOf(sc.settings, sc.Subdir, key, raw)
 			if err != nil {
 				r.fail(sc.Subdir+"/"+key, reasonRecord, err.Error())
+			} else if why, ok := sc.refused(e); ok {
+				r.fail(e.GetPath(), reasonPackage, why)
+				e.Keep, e.Record, e.Sha256, e.Md5 = true, nil, nil, nil
 			} else if sc.base != nil {
 				e.Url = below(sc.remote.BaseURL(), sc.base, e.GetPath())
 			}
@@ -149,6 +158,14 @@ func (sc *scan) entries(ctx context.Context, r *Result) ([]*channelsv1.PlanEntry
 	}
 	slices.SortFunc(list, func(a, b *channelsv1.PlanEntry) int { return strings.Compare(a.GetPath(), b.GetPath()) })
 	return list, nil
+}
+
+func (sc *scan) refused(e *channelsv1.PlanEntry) (string, bool) {
+	if len(sc.rejected) == 0 || len(e.GetSha256()) == 0 || e.GetRedirect() {
+		return "", false
+	}
+	why, ok := sc.rejected[blob.Digest(e.GetSha256())]
+	return why, ok
 }
 
 // wanted applies the lists of Quetz: an entry is a prefix of the file name; include wins.

@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"unicode/utf8"
@@ -8,8 +9,13 @@ import (
 	syncv1 "github.com/entrepot-dev/entrepot/proto/entrepot/sync/v1"
 )
 
-// maxFailures bounds the files that a result names; the count is always true.
-const maxFailures = 1000
+const (
+	// maxFailures bounds the files that a result names; the count is always true.
+	maxFailures = 1000
+	maxWarnings = 100
+	// maxNamed bounds the bytes of failures and warnings as JSON, whose names are strangers': a job's result has 1 MiB at most.
+	maxNamed = 512 << 10
+)
 
 // Result is what came of a run, as the job keeps it: syncv1.SyncResult with JSON numbers.
 type Result struct {
@@ -22,6 +28,8 @@ type Result struct {
 	NotModified int64     `json:"not_modified"`
 	Failures    []Failure `json:"failures"`
 	Warnings    []string  `json:"warnings"`
+
+	named int // bytes of failures and warnings
 }
 
 // Failure is a file that could not be mirrored.
@@ -34,14 +42,26 @@ type Failure struct {
 func (r *Result) fail(path, reason, message string) {
 	r.Failed++
 	if len(r.Failures) < maxFailures {
-		r.Failures = append(r.Failures, Failure{Path: printable(path), Error: printable(message), Reason: reason})
+		if f := (Failure{Path: printable(path), Error: printable(message), Reason: reason}); r.fits(f) {
+			r.Failures = append(r.Failures, f)
+		}
 	}
 }
 
 func (r *Result) warn(format string, args ...any) {
-	if len(r.Warnings) < maxFailures {
-		r.Warnings = append(r.Warnings, printable(fmt.Sprintf(format, args...)))
+	if w := printable(fmt.Sprintf(format, args...)); len(r.Warnings) < maxWarnings && r.fits(w) {
+		r.Warnings = append(r.Warnings, w)
 	}
+}
+
+// fits counts what is named against the size that a job's result may have.
+func (r *Result) fits(v any) bool {
+	data, err := json.Marshal(v)
+	if err != nil || r.named+len(data) > maxNamed {
+		return false
+	}
+	r.named += len(data)
+	return true
 }
 
 // maxText bounds what a stranger's name or server can put into a result.

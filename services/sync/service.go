@@ -30,7 +30,7 @@ func (s *Service) StartSync(ctx context.Context, req *syncv1.StartSyncRequest) (
 	}
 	repeat := time.Duration(req.GetRepeatEverySeconds()) * time.Second
 	if repeat < 0 || (repeat > 0 && repeat < minRepeat) {
-		return nil, fault.Field("repeat_every_seconds", "repeat_every_seconds must be 0, for once, or at least %d", int(minRepeat.Seconds()))
+		return nil, fault.Field("repeat_every_seconds", "repeat_every_seconds must be 0, which ends a repetition, or at least %d", int(minRepeat.Seconds()))
 	}
 	caller := authn.FromContext(ctx)
 	params, err := request(ch, req, caller)
@@ -45,6 +45,11 @@ func (s *Service) StartSync(ctx context.Context, req *syncv1.StartSyncRequest) (
 	}
 	var result jobs.EnqueueResult
 	err = pgx.BeginFunc(ctx, s.deps.Pool, func(tx pgx.Tx) error {
+		if req.RepeatEverySeconds != nil && repeat == 0 {
+			if err := s.deps.Jobs.DeleteSchedule(ctx, tx, ch.GetNamespace(), scheduleName(ch.GetId())); err != nil && !fault.Is(err, fault.NotFound) {
+				return err
+			}
+		}
 		if repeat > 0 {
 			job, err := request(ch, req, authn.Service("sync"))
 			if err != nil {
@@ -104,7 +109,7 @@ func request(ch *channelsv1.Channel, req *syncv1.StartSyncRequest, as authn.Call
 		action = "synchronize"
 	}
 	return jobs.EnqueueParams{
-		Kind: Kind, Namespace: ch.GetNamespace(), Resource: "channel/" + ch.GetName(), CoalesceKey: ch.GetId(),
+		Kind: Kind, Namespace: ch.GetNamespace(), Resource: "channel/" + ch.GetName(), CoalesceKey: ch.GetId(), Coalesce: jobs.Join,
 		Principal: jobs.Principal{Name: as.Actor(), Data: principal},
 		Locks:     []jobs.Lock{{Resource: "sync/" + ch.GetId(), Exclusive: true}},
 		Args: &syncv1.SyncJobArgs{
@@ -124,6 +129,15 @@ func (s *Service) GetSyncStatus(ctx context.Context, req *syncv1.GetSyncStatusRe
 		return nil, err
 	}
 	out := &syncv1.SyncStatus{Channel: ch.GetName(), Url: ch.GetMirror().GetUrl()}
+	schedules, err := s.deps.Jobs.ListSchedules(ctx, ch.GetNamespace())
+	if err != nil {
+		return nil, err
+	}
+	for _, sc := range schedules {
+		if sc.Name == scheduleName(ch.GetId()) {
+			out.RepeatEverySeconds = int64(sc.RepeatEvery / time.Second)
+		}
+	}
 	subdirs, err := s.store.subdirs(ctx, id, ch.GetMirror().GetUrl())
 	if err != nil {
 		return nil, err

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/entrepot-dev/entrepot/pkg/blob"
+	"github.com/entrepot-dev/entrepot/pkg/fault"
 	"github.com/entrepot-dev/entrepot/pkg/pg"
 	"github.com/entrepot-dev/entrepot/pkg/refs"
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
@@ -26,6 +27,7 @@ type subdirState struct {
 	ETag         string
 	LastModified *time.Time
 	IndexDigest  []byte
+	IndexSize    int64 // bytes; 0 if the index was not received just now
 	Records      int64 // in the index; with an empty IndexPath a mark that there was one
 	CheckedAt    time.Time
 }
@@ -55,6 +57,16 @@ func refOwner(channel uuid.UUID, subdir string) refs.Owner {
 	return refs.Owner{Kind: refKind, ID: channel.String() + "/" + subdir}
 }
 
+// hold keeps a blob that was just put out of the hands of garbage collection for a while: equal bytes may have been stored
+// long ago and be about to be deleted. If it is too late for that the job is tried again, and puts them anew.
+func (s store) hold(ctx context.Context, b blob.Info) error {
+	suspects, err := refs.Record(ctx, s.pool, refs.Blob{Digest: b.Digest, Size: b.Size})
+	if err == nil && len(suspects) > 0 {
+		err = fault.New(fault.LostRace, "blob %s was being garbage-collected, and is to be put again", b.Digest)
+	}
+	return err
+}
+
 // forget drops all that is known of a channel, and its hold on the blobs of indexes.
 func (s store) forget(ctx context.Context, tx pgx.Tx, channel uuid.UUID) error {
 	rows, err := tx.Query(ctx, `DELETE FROM sync.subdirs WHERE channel_id = $1 RETURNING subdir`, channel)
@@ -75,19 +87,49 @@ func (s store) forget(ctx context.Context, tx pgx.Tx, channel uuid.UUID) error {
 	if _, err := tx.Exec(ctx, `DELETE FROM sync.downloads WHERE job_id IN (SELECT job_id FROM sync.status WHERE channel_id = $1)`, channel); err != nil {
 		return pg.Classify(err)
 	}
+	if _, err := tx.Exec(ctx, `DELETE FROM sync.rejected WHERE channel_id = $1`, channel); err != nil {
+		return pg.Classify(err)
+	}
 	_, err = tx.Exec(ctx, `DELETE FROM sync.status WHERE channel_id = $1`, channel)
 	return pg.Classify(err)
 }
 
+// reject notes that an archive is not to be had for good.
+func (s store) reject(ctx context.Context, channel uuid.UUID, digest []byte, why string) error {
+	_, err := s.pool.Exec(ctx, `INSERT INTO sync.rejected (channel_id, digest, error) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, channel, digest, why)
+	return pg.Classify(err)
+}
+
+// rejected returns why archives were refused, by digest.
+func (s store) rejected(ctx context.Context, channel uuid.UUID) (map[blob.Digest]string, error) {
+	rows, err := s.pool.Query(ctx, `SELECT digest, error FROM sync.rejected WHERE channel_id = $1`, channel)
+	if err != nil {
+		return nil, pg.Classify(err)
+	}
+	out := map[blob.Digest]string{}
+	var digest []byte
+	var why string
+	_, err = pgx.ForEachRow(rows, []any{&digest, &why}, func() error {
+		out[blob.Digest(digest)] = why
+		return nil
+	})
+	return out, pg.Classify(err)
+}
+
 // putSubdir notes what was seen, and holds on to the index's blob in place of the one before.
 func (s store) putSubdir(ctx context.Context, channel uuid.UUID, url string, d subdirState) error {
+	if d.IndexDigest != nil {
+		if err := s.hold(ctx, blob.Info{Digest: blob.Digest(d.IndexDigest), Size: d.IndexSize}); err != nil {
+			return err
+		}
+	}
 	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		owner := refOwner(channel, d.Subdir)
 		if _, err := refs.RemoveOwner(ctx, tx, owner); err != nil {
 			return err
 		}
 		if d.IndexDigest != nil {
-			if err := refs.Add(ctx, tx, refs.Ref{Digest: blob.Digest(d.IndexDigest), Owner: owner}); err != nil {
+			if err := refs.Add(ctx, tx, refs.Ref{Digest: blob.Digest(d.IndexDigest), Size: d.IndexSize, Owner: owner}); err != nil {
 				return err
 			}
 		}
@@ -134,7 +176,8 @@ func (s store) finish(ctx context.Context, tx pg.DB, channel, job uuid.UUID, url
 	if err != nil {
 		return err
 	}
-	if _, err = tx.Exec(ctx, `DELETE FROM sync.downloads WHERE job_id = $1`, job); err != nil {
+	// With those of jobs that died or were cancelled, and will not come back for them.
+	if _, err = tx.Exec(ctx, `DELETE FROM sync.downloads WHERE job_id = $1 OR noted_at < now() - interval '30 days'`, job); err != nil {
 		return pg.Classify(err)
 	}
 	_, err = tx.Exec(ctx, `

@@ -7,10 +7,15 @@
 //     What comes is kept as a blob, as it came. If nothing at all has changed since the last clean run, the run ends here.
 //  3. The records of all indexes become a plan: a blob with path, digest, size and raw record of each file, sorted.
 //  4. channels.Diff says which of them are not stored yet.
-//  5. Those are downloaded, many at a time, each checked against size and digest while it streams in. What is stored is
-//     noted in batches: a run that was killed goes on where it was, and asks for nothing twice.
+//  5. Those are downloaded, many at a time, each checked against size and digest while it streams in, and stored in
+//     batches. A run that was killed goes on where it was: storage knows what it has, and files whose SHA-256 the index
+//     does not tell are noted. If files are not what the index says, it is read once more: upstream may have published
+//     meanwhile, and then the run starts over with what it says now.
 //  6. channels.Apply makes the plan the next revision, in one transaction, under the job's claim. If somebody else moved
 //     the head meanwhile, steps 4 to 6 are done again; nothing is downloaded again.
+//
+// A sync that looks inside (inspect) also reads the archives that it downloads; what is refused then is remembered by
+// digest, for its bytes may be in storage by other ways.
 //
 // A file that cannot be had, or is not what the index says, fails alone: the channel keeps what it had at that path, the
 // result names the file and the reason, and the next run tries again. A subdir whose index cannot be read keeps all it
@@ -26,6 +31,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/entrepot-dev/entrepot/pkg/authz"
 	"github.com/entrepot-dev/entrepot/pkg/blob"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 	"github.com/entrepot-dev/entrepot/pkg/fetch"
@@ -120,6 +126,8 @@ type WorkerDeps struct {
 	Deps
 	// Blobs keeps indexes, plans and packages.
 	Blobs blob.Store
+	// Roles decide whether whoever asked for a sync may still have it when it runs.
+	Roles *authz.Roles
 	// Fetch is the one client for outgoing requests.
 	Fetch  *fetch.Client
 	Config Config
@@ -127,6 +135,10 @@ type WorkerDeps struct {
 
 // Kind of the job that syncs a channel.
 const Kind = "sync.channel"
+
+// ActionForget is the action of a job that drops what is remembered of a deleted channel's upstream. The channels
+// service asks for it in the transaction that deletes a mirror.
+const ActionForget = "forget"
 
 // KindSpec is how jobs of the kind are run: one per channel at a time, and a request while one runs joins it.
 func KindSpec(c Config) jobs.KindSpec {

@@ -190,7 +190,7 @@ func (u *upstream) rememberList(ctx context.Context, subdirs []string, etag stri
 	if err != nil {
 		return err
 	}
-	return u.store.putSubdir(ctx, u.channel, u.url, subdirState{Subdir: channeldata, IndexPath: channeldata, ETag: etag, IndexDigest: info.Digest[:]})
+	return u.store.putSubdir(ctx, u.channel, u.url, subdirState{Subdir: channeldata, IndexPath: channeldata, ETag: etag, IndexDigest: info.Digest[:], IndexSize: info.Size})
 }
 
 // fetch asks for one subdir's index. What served last time is asked first, with its ETag. A format that is broken, or
@@ -265,7 +265,7 @@ func (u *upstream) fetchOne(ctx context.Context, old subdirState, path string, f
 		}
 		return index{subdirState: old}, err
 	}
-	next, err := u.keep(ctx, old.Subdir, path, resp)
+	next, err := u.keep(ctx, old, path, resp)
 	if err != nil {
 		return index{}, err
 	}
@@ -273,14 +273,18 @@ func (u *upstream) fetchOne(ctx context.Context, old subdirState, path string, f
 }
 
 // keep stores an index as it comes, and reads it once to the end: only an index that is whole and sound is remembered.
-func (u *upstream) keep(ctx context.Context, subdir, path string, resp *fetch.Response) (subdirState, error) {
+func (u *upstream) keep(ctx context.Context, old subdirState, path string, resp *fetch.Response) (subdirState, error) {
 	defer resp.Body.Close()
 	// Where the body's end is not marked, the closing brace of the JSON, or the end of the compressed frame, tells it.
 	info, err := u.blobs.Put(ctx, resp.Body, blob.PutOptions{MaxSize: u.max})
 	if err != nil {
 		return subdirState{}, err
 	}
-	s := subdirState{Subdir: subdir, IndexPath: path, ETag: resp.ETag, IndexDigest: info.Digest[:]}
+	// An empty repodata.json may mean an empty subdir. In any other case it is a file that somebody failed to write.
+	if info.Size == 0 && (!strings.HasSuffix(path, ".json") || old.Records > 0) {
+		return subdirState{}, fault.New(fault.Upstream, "the index is an empty file")
+	}
+	s := subdirState{Subdir: old.Subdir, IndexPath: path, ETag: resp.ETag, IndexDigest: info.Digest[:], IndexSize: info.Size}
 	if !resp.LastModified.IsZero() {
 		t := resp.LastModified
 		s.LastModified = &t

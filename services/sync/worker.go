@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/entrepot-dev/entrepot/pkg/authn"
+	"github.com/entrepot-dev/entrepot/pkg/authz"
 	"github.com/entrepot-dev/entrepot/pkg/blob"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 	"github.com/entrepot-dev/entrepot/pkg/fetch"
@@ -52,9 +53,21 @@ func (w *worker) Work(ctx context.Context, job *jobs.Job[*syncv1.SyncJobArgs]) (
 	if err != nil {
 		return nil, jobs.Discard(fault.Field("channel_id", "not a UUID"))
 	}
+	if job.Args.GetAction() == ActionForget {
+		return nil, w.forget(ctx, job.Namespace, job.Args.GetChannelId())
+	}
 	ch, err := w.deps.Channels.GetChannel(ctx, &channelsv1.GetChannelRequest{Channel: job.Args.GetChannel()})
 	if fault.Is(err, fault.NotFound) || (err == nil && ch.GetId() != job.Args.GetChannelId()) {
 		return nil, w.gone(ctx, job.Namespace, job.Args.GetChannelId())
+	}
+	if err == nil {
+		// Whoever asked may have lost the right since; a run that finds nothing new would not notice otherwise.
+		err = w.deps.Roles.Allow(ctx, caller, authz.ChannelSync, authz.Resource{
+			Kind: authz.Channel, ID: ch.GetId(), Name: ch.GetName(), Namespace: ch.GetNamespace(), Public: !ch.GetPrivate(),
+		})
+	}
+	if fault.Is(err, fault.Denied) || fault.Is(err, fault.Unauthenticated) {
+		return nil, jobs.Discard(err)
 	}
 	if err != nil {
 		return nil, err
@@ -69,10 +82,7 @@ func (w *worker) Work(ctx context.Context, job *jobs.Job[*syncv1.SyncJobArgs]) (
 	r := &Result{Failures: []Failure{}, Warnings: []string{}}
 	run := &run{worker: w, job: job, ch: ch, id: id, url: url, remote: remote, result: r}
 	err = run.do(ctx)
-	switch {
-	case fault.Is(err, fault.Denied):
-		return nil, jobs.Discard(err) // an address or a right that waiting does not change
-	case fault.Is(err, fault.NotFound) && ctx.Err() == nil && w.deleted(ctx, job.Args):
+	if fault.Is(err, fault.NotFound) && ctx.Err() == nil && w.deleted(ctx, job.Args) {
 		return nil, w.gone(ctx, job.Namespace, job.Args.GetChannelId())
 	}
 	return nil, err
@@ -86,7 +96,12 @@ func (w *worker) deleted(ctx context.Context, args *syncv1.SyncJobArgs) bool {
 
 // gone ends a job whose channel was deleted, with the schedule that would bring it back and all that was remembered.
 func (w *worker) gone(ctx context.Context, namespace, channel string) error {
-	err := pgx.BeginFunc(ctx, w.deps.Pool, func(tx pgx.Tx) error {
+	return jobs.Discard(errors.Join(fault.New(fault.NotFound, "the channel was deleted"), w.forget(ctx, namespace, channel)))
+}
+
+// forget drops a deleted channel's schedule and all that was remembered of its upstream.
+func (w *worker) forget(ctx context.Context, namespace, channel string) error {
+	return pgx.BeginFunc(ctx, w.deps.Pool, func(tx pgx.Tx) error {
 		if id, err := uuid.Parse(channel); err == nil {
 			if err := w.store.forget(ctx, tx, id); err != nil {
 				return err
@@ -98,7 +113,6 @@ func (w *worker) gone(ctx context.Context, namespace, channel string) error {
 		}
 		return err
 	})
-	return jobs.Discard(errors.Join(fault.New(fault.NotFound, "the channel was deleted"), err))
 }
 
 // run is one attempt at a sync.
@@ -113,10 +127,7 @@ type run struct {
 }
 
 func (r *run) do(ctx context.Context) error {
-	got, err := r.store.downloads(ctx, r.job.ID)
-	if err != nil {
-		return err
-	}
+	var got map[string]stored
 	for pass := 1; ; pass++ {
 		*r.result = Result{Failures: []Failure{}, Warnings: []string{}, Bytes: r.result.Bytes}
 		found, err := r.survey(ctx, r.job.Args.GetForce() && pass == 1)
@@ -133,14 +144,28 @@ func (r *run) do(ctx context.Context) error {
 			r.result.Revision, r.result.Unchanged = r.ch.GetHead(), last.Result.Added+last.Result.Unchanged
 			return r.finish(ctx, print)
 		}
-		digest, total, err := makePlan(ctx, r.deps.Blobs, r.remote, settings, found, r.result)
+		in := planInput{blobs: r.deps.Blobs, remote: r.remote, settings: settings}
+		if r.job.Args.GetInspect() {
+			if in.rejected, err = r.store.rejected(ctx, r.id); err != nil {
+				return err
+			}
+		}
+		info, total, err := makePlan(ctx, in, found, r.result)
 		if err != nil {
 			return err
+		}
+		if err := r.store.hold(ctx, info); err != nil {
+			return err
+		}
+		if got == nil {
+			if got, err = r.store.downloads(ctx, r.job.ID); err != nil {
+				return err
+			}
 		}
 		if total == 0 && r.result.Failed == 0 {
 			r.result.warn("the upstream lists no packages")
 		}
-		failures, err := r.publish(ctx, digest, total, got, func() bool { return pass == 1 && r.moved(ctx, found) })
+		failures, err := r.publish(ctx, info.Digest, got, func() bool { return pass == 1 && r.moved(ctx, found) })
 		if errors.Is(err, errMoved) {
 			continue
 		}
@@ -228,7 +253,7 @@ func (r *run) finish(ctx context.Context, print []byte) error {
 
 // publish downloads what is missing and makes the plan the channel's content. It returns the files that could not be
 // had, or errMoved if some of them were not what the index says and moved reports that it says something else now.
-func (r *run) publish(ctx context.Context, digest blob.Digest, total int64, got map[string]stored, moved func() bool) (map[string]Failure, error) {
+func (r *run) publish(ctx context.Context, digest blob.Digest, got map[string]stored, moved func() bool) (map[string]Failure, error) {
 	policy := r.ch.GetMirror().GetRemovalPolicy()
 	failures := map[string]Failure{}
 	for range maxRaces {
@@ -249,8 +274,8 @@ func (r *run) publish(ctx context.Context, digest blob.Digest, total int64, got 
 			}
 		}
 		resp, err := r.apply(ctx, final, diff.GetHead(), policy)
-		if fault.Is(err, fault.LostRace) && ctx.Err() == nil {
-			continue // somebody published meanwhile, or our claim is gone: the next Diff or Hold tells
+		if again(err) && ctx.Err() == nil {
+			continue // somebody published meanwhile, or our claim or a blob is gone: the next Diff or Hold tells
 		}
 		if err != nil {
 			return nil, err
@@ -262,10 +287,16 @@ func (r *run) publish(ctx context.Context, digest blob.Digest, total int64, got 
 	return nil, fault.New(fault.LostRace, "the channel was published %d times while this sync tried to", maxRaces)
 }
 
+// again reports whether the same plan may be applied after it is compared once more.
+func again(err error) bool {
+	var f *fault.Error
+	return fault.Is(err, fault.LostRace) || errors.As(err, &f) && f.Reason == "BLOB_MISSING"
+}
+
 // wrong reports whether a file was had, but is not what the index promises.
 func wrong(failures map[string]Failure) bool {
 	for _, f := range failures {
-		if f.Reason == reasonMismatch {
+		if otherFile(f.Reason) {
 			return true
 		}
 	}
@@ -315,6 +346,11 @@ func (r *run) download(ctx context.Context, diff *channelsv1.DiffResponse, got m
 	for _, f := range d.failed {
 		failures[f.Path] = f
 	}
+	for _, f := range d.bad {
+		if err := r.store.reject(ctx, r.id, f.digest, printable(f.why)); err != nil {
+			return err
+		}
+	}
 	return err
 }
 
@@ -345,7 +381,10 @@ func (r *run) resolve(ctx context.Context, digest blob.Digest, got map[string]st
 			}
 		}
 	})
-	return info.Digest, err
+	if err != nil {
+		return blob.Digest{}, err
+	}
+	return info.Digest, r.store.hold(ctx, info)
 }
 
 // sizeText writes a number of bytes for a person.

@@ -45,7 +45,6 @@ type parser struct {
 	text  string
 	opts  Options
 	inner bool // within a condition, where another condition is not allowed
-	depth int
 }
 
 // part is a piece of the text. When brackets stood in the middle, what follows them has an offset that is off by

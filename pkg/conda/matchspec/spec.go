@@ -147,3 +147,10 @@ func (e *ParseError) Error() string {
 
 // Unwrap returns the cause.
 func (e *ParseError) Unwrap() error { return e.Err }
+
+// WithoutCondition returns the spec without what only matters to a solver, its condition and its extras: what is left
+// selects packages.
+func (s Spec) WithoutCondition() Spec {
+	s.When, s.whenText, s.Extras = nil, "", nil
+	return s
+}

@@ -20,6 +20,9 @@
 //	                                                              │
 //	                                                              └──▶ BuildShard ──▶ <sha256>.msgpack.zst
 //
+// WriteCurrent, RunExportsWriter and ChannelData make the files that lie beside it: current_repodata.json,
+// run_exports.json (CEP 12) and channeldata.json (CEP 38). NewEncoder packs any of them as clients ask for them.
+//
 // A bucket is one of the maps a record can stand in: "packages" (.tar.bz2), "packages.conda", and the buckets of
 // CEP 48, spelled here "v3/conda", "v3/tar.bz2", "v3/whl", whose keys have no extension.
 //

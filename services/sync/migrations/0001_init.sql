@@ -22,17 +22,29 @@ CREATE TABLE sync.status (
 	fingerprint bytea
 );
 
--- What a running job has stored already, so that it asks for nothing twice after a crash.
+-- What a running job has stored of files whose SHA-256 the index does not tell, so that it asks for nothing twice after a
+-- crash. The others are looked for in storage.
 CREATE TABLE sync.downloads (
 	job_id  uuid   NOT NULL,
 	path    text   NOT NULL,
 	want    bytea  NOT NULL, -- what the index said that it must be; an index that changed since wants another file
 	digest  bytea  NOT NULL,
 	size    bigint NOT NULL,
+	noted_at timestamptz NOT NULL DEFAULT now(),
 	PRIMARY KEY (job_id, path)
 );
 
+-- Archives that a sync looked into and refused. Their bytes may be stored, by this or another channel, and must not be
+-- taken for good because of that.
+CREATE TABLE sync.rejected (
+	channel_id uuid  NOT NULL,
+	digest     bytea NOT NULL,
+	error      text  NOT NULL,
+	PRIMARY KEY (channel_id, digest)
+);
+
 -- +goose Down
+DROP TABLE sync.rejected;
 DROP TABLE sync.downloads;
 DROP TABLE sync.status;
 DROP TABLE sync.subdirs;

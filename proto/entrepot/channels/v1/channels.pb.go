@@ -2390,8 +2390,11 @@ type ResolveRequest struct {
 	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
 	// Path below the channel, cleaned.
 	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
-	// The revision to look at; 0 is the head.
-	Revision      int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The revision to look at; 0 is the head. Index files of a revision show exactly its content; those of the head may
+	// lag behind it.
+	Revision int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Look at the newest revision that is not newer than this time; not together with revision.
+	At            *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2447,6 +2450,77 @@ func (x *ResolveRequest) GetRevision() int64 {
 	return 0
 }
 
+func (x *ResolveRequest) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+// Encoding is a compressed form of an index file.
+type Encoding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The content coding as HTTP names it: `gzip` or `zstd`.
+	Coding string `protobuf:"bytes,1,opt,name=coding,proto3" json:"coding,omitempty"`
+	// SHA-256 of the compressed bytes.
+	Sha256 []byte `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// Compressed bytes.
+	Size          int64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Encoding) Reset() {
+	*x = Encoding{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Encoding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Encoding) ProtoMessage() {}
+
+func (x *Encoding) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Encoding.ProtoReflect.Descriptor instead.
+func (*Encoding) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Encoding) GetCoding() string {
+	if x != nil {
+		return x.Coding
+	}
+	return ""
+}
+
+func (x *Encoding) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *Encoding) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
 // ResolveResponse says what is served.
 type ResolveResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2465,14 +2539,18 @@ type ResolveResponse struct {
 	// True for index files, false for package files.
 	Index bool `protobuf:"varint,7,opt,name=index,proto3" json:"index,omitempty"`
 	// Set if the client is sent elsewhere.
-	RedirectUrl   string `protobuf:"bytes,8,opt,name=redirect_url,json=redirectUrl,proto3" json:"redirect_url,omitempty"`
+	RedirectUrl string `protobuf:"bytes,8,opt,name=redirect_url,json=redirectUrl,proto3" json:"redirect_url,omitempty"`
+	// Compressed forms of the same bytes.
+	Encodings []*Encoding `protobuf:"bytes,9,rep,name=encodings,proto3" json:"encodings,omitempty"`
+	// Why nothing was found, if that is more than that nothing is at the path: the channel has no such revision.
+	Missing       string `protobuf:"bytes,10,opt,name=missing,proto3" json:"missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[31]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2484,7 +2562,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[31]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2497,7 +2575,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{31}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ResolveResponse) GetChannel() *Channel {
@@ -2556,6 +2634,20 @@ func (x *ResolveResponse) GetRedirectUrl() string {
 	return ""
 }
 
+func (x *ResolveResponse) GetEncodings() []*Encoding {
+	if x != nil {
+		return x.Encodings
+	}
+	return nil
+}
+
+func (x *ResolveResponse) GetMissing() string {
+	if x != nil {
+		return x.Missing
+	}
+	return ""
+}
+
 // DiffRequest compares a plan with what a channel has.
 type DiffRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2571,7 +2663,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[32]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +2675,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[32]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +2688,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{32}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DiffRequest) GetChannel() string {
@@ -2643,7 +2735,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[33]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2655,7 +2747,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[33]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2668,7 +2760,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{33}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DiffResponse) GetHead() int64 {
@@ -2737,7 +2829,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[34]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2749,7 +2841,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[34]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2762,7 +2854,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{34}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ApplyRequest) GetChannel() string {
@@ -2810,7 +2902,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[35]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2822,7 +2914,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[35]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2835,7 +2927,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{35}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ApplyResponse) GetRevision() int64 {
@@ -2877,7 +2969,7 @@ type RebuildIndexRequest struct {
 
 func (x *RebuildIndexRequest) Reset() {
 	*x = RebuildIndexRequest{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[36]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2889,7 +2981,7 @@ func (x *RebuildIndexRequest) String() string {
 func (*RebuildIndexRequest) ProtoMessage() {}
 
 func (x *RebuildIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[36]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2902,7 +2994,7 @@ func (x *RebuildIndexRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildIndexRequest.ProtoReflect.Descriptor instead.
 func (*RebuildIndexRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{36}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RebuildIndexRequest) GetChannel() string {
@@ -2923,7 +3015,7 @@ type RebuildIndexResponse struct {
 
 func (x *RebuildIndexResponse) Reset() {
 	*x = RebuildIndexResponse{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[37]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2935,7 +3027,7 @@ func (x *RebuildIndexResponse) String() string {
 func (*RebuildIndexResponse) ProtoMessage() {}
 
 func (x *RebuildIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[37]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2948,7 +3040,7 @@ func (x *RebuildIndexResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildIndexResponse.ProtoReflect.Descriptor instead.
 func (*RebuildIndexResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{37}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RebuildIndexResponse) GetJobId() string {
@@ -2973,7 +3065,7 @@ type IndexJobArgs struct {
 
 func (x *IndexJobArgs) Reset() {
 	*x = IndexJobArgs{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[38]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2985,7 +3077,7 @@ func (x *IndexJobArgs) String() string {
 func (*IndexJobArgs) ProtoMessage() {}
 
 func (x *IndexJobArgs) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[38]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2998,7 +3090,7 @@ func (x *IndexJobArgs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IndexJobArgs.ProtoReflect.Descriptor instead.
 func (*IndexJobArgs) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{38}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *IndexJobArgs) GetChannelId() string {
@@ -3037,7 +3129,7 @@ type IndexJobResult struct {
 
 func (x *IndexJobResult) Reset() {
 	*x = IndexJobResult{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[39]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3049,7 +3141,7 @@ func (x *IndexJobResult) String() string {
 func (*IndexJobResult) ProtoMessage() {}
 
 func (x *IndexJobResult) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[39]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3062,7 +3154,7 @@ func (x *IndexJobResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IndexJobResult.ProtoReflect.Descriptor instead.
 func (*IndexJobResult) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{39}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *IndexJobResult) GetRevision() int64 {
@@ -3084,6 +3176,143 @@ func (x *IndexJobResult) GetBytes() int64 {
 		return x.Bytes
 	}
 	return 0
+}
+
+// ExtrasJobArgs are the arguments of `channels.extras`: build the index files that few clients ask for.
+type ExtrasJobArgs struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the channel.
+	ChannelId string `protobuf:"bytes,1,opt,name=channel_id,json=channelId,proto3" json:"channel_id,omitempty"`
+	// The subdir; empty for the files that are of the whole channel.
+	Subdir string `protobuf:"bytes,2,opt,name=subdir,proto3" json:"subdir,omitempty"`
+	// Build even if the newest files are there already.
+	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExtrasJobArgs) Reset() {
+	*x = ExtrasJobArgs{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExtrasJobArgs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExtrasJobArgs) ProtoMessage() {}
+
+func (x *ExtrasJobArgs) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExtrasJobArgs.ProtoReflect.Descriptor instead.
+func (*ExtrasJobArgs) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ExtrasJobArgs) GetChannelId() string {
+	if x != nil {
+		return x.ChannelId
+	}
+	return ""
+}
+
+func (x *ExtrasJobArgs) GetSubdir() string {
+	if x != nil {
+		return x.Subdir
+	}
+	return ""
+}
+
+func (x *ExtrasJobArgs) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+// PastJobArgs are the arguments of `channels.past`: build the index files of a former revision anew.
+type PastJobArgs struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the channel.
+	ChannelId string `protobuf:"bytes,1,opt,name=channel_id,json=channelId,proto3" json:"channel_id,omitempty"`
+	// The subdir.
+	Subdir string `protobuf:"bytes,2,opt,name=subdir,proto3" json:"subdir,omitempty"`
+	// A revision that changed the subdir.
+	Revision int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Build the shards and their index rather than repodata.json.
+	Shards        bool `protobuf:"varint,4,opt,name=shards,proto3" json:"shards,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PastJobArgs) Reset() {
+	*x = PastJobArgs{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PastJobArgs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PastJobArgs) ProtoMessage() {}
+
+func (x *PastJobArgs) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PastJobArgs.ProtoReflect.Descriptor instead.
+func (*PastJobArgs) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *PastJobArgs) GetChannelId() string {
+	if x != nil {
+		return x.ChannelId
+	}
+	return ""
+}
+
+func (x *PastJobArgs) GetSubdir() string {
+	if x != nil {
+		return x.Subdir
+	}
+	return ""
+}
+
+func (x *PastJobArgs) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *PastJobArgs) GetShards() bool {
+	if x != nil {
+		return x.Shards
+	}
+	return false
 }
 
 var File_entrepot_channels_v1_channels_proto protoreflect.FileDescriptor
@@ -3272,11 +3501,16 @@ const file_entrepot_channels_v1_channels_proto_rawDesc = "" +
 	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x14\n" +
 	"\x05force\x18\x04 \x01(\bR\x05force\"3\n" +
 	"\x13CheckUploadResponse\x12\x1c\n" +
-	"\tremaining\x18\x01 \x01(\x03R\tremaining\"Z\n" +
+	"\tremaining\x18\x01 \x01(\x03R\tremaining\"\x86\x01\n" +
 	"\x0eResolveRequest\x12\x18\n" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x03R\brevision\"\x9e\x02\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12*\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"N\n" +
+	"\bEncoding\x12\x16\n" +
+	"\x06coding\x18\x01 \x01(\tR\x06coding\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\"\xf6\x02\n" +
 	"\x0fResolveResponse\x127\n" +
 	"\achannel\x18\x01 \x01(\v2\x1d.entrepot.channels.v1.ChannelR\achannel\x12\x14\n" +
 	"\x05found\x18\x02 \x01(\bR\x05found\x12\x16\n" +
@@ -3286,7 +3520,10 @@ const file_entrepot_channels_v1_channels_proto_rawDesc = "" +
 	"updateTime\x12\x1a\n" +
 	"\brevision\x18\x06 \x01(\x03R\brevision\x12\x14\n" +
 	"\x05index\x18\a \x01(\bR\x05index\x12!\n" +
-	"\fredirect_url\x18\b \x01(\tR\vredirectUrl\"\x87\x01\n" +
+	"\fredirect_url\x18\b \x01(\tR\vredirectUrl\x12<\n" +
+	"\tencodings\x18\t \x03(\v2\x1e.entrepot.channels.v1.EncodingR\tencodings\x12\x18\n" +
+	"\amissing\x18\n" +
+	" \x01(\tR\amissing\"\x87\x01\n" +
 	"\vDiffRequest\x12\x18\n" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12\x12\n" +
 	"\x04plan\x18\x02 \x01(\fR\x04plan\x12J\n" +
@@ -3321,7 +3558,18 @@ const file_entrepot_channels_v1_channels_proto_rawDesc = "" +
 	"\x0eIndexJobResult\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x18\n" +
 	"\arecords\x18\x02 \x01(\x03R\arecords\x12\x14\n" +
-	"\x05bytes\x18\x03 \x01(\x03R\x05bytes*u\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\"\\\n" +
+	"\rExtrasJobArgs\x12\x1d\n" +
+	"\n" +
+	"channel_id\x18\x01 \x01(\tR\tchannelId\x12\x16\n" +
+	"\x06subdir\x18\x02 \x01(\tR\x06subdir\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"x\n" +
+	"\vPastJobArgs\x12\x1d\n" +
+	"\n" +
+	"channel_id\x18\x01 \x01(\tR\tchannelId\x12\x16\n" +
+	"\x06subdir\x18\x02 \x01(\tR\x06subdir\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x16\n" +
+	"\x06shards\x18\x04 \x01(\bR\x06shards*u\n" +
 	"\vChannelKind\x12\x1c\n" +
 	"\x18CHANNEL_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13CHANNEL_KIND_HOSTED\x10\x01\x12\x17\n" +
@@ -3370,7 +3618,7 @@ func file_entrepot_channels_v1_channels_proto_rawDescGZIP() []byte {
 }
 
 var file_entrepot_channels_v1_channels_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_entrepot_channels_v1_channels_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_entrepot_channels_v1_channels_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_entrepot_channels_v1_channels_proto_goTypes = []any{
 	(ChannelKind)(0),              // 0: entrepot.channels.v1.ChannelKind
 	(RemovalPolicy)(0),            // 1: entrepot.channels.v1.RemovalPolicy
@@ -3405,90 +3653,95 @@ var file_entrepot_channels_v1_channels_proto_goTypes = []any{
 	(*CheckUploadRequest)(nil),    // 30: entrepot.channels.v1.CheckUploadRequest
 	(*CheckUploadResponse)(nil),   // 31: entrepot.channels.v1.CheckUploadResponse
 	(*ResolveRequest)(nil),        // 32: entrepot.channels.v1.ResolveRequest
-	(*ResolveResponse)(nil),       // 33: entrepot.channels.v1.ResolveResponse
-	(*DiffRequest)(nil),           // 34: entrepot.channels.v1.DiffRequest
-	(*DiffResponse)(nil),          // 35: entrepot.channels.v1.DiffResponse
-	(*ApplyRequest)(nil),          // 36: entrepot.channels.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 37: entrepot.channels.v1.ApplyResponse
-	(*RebuildIndexRequest)(nil),   // 38: entrepot.channels.v1.RebuildIndexRequest
-	(*RebuildIndexResponse)(nil),  // 39: entrepot.channels.v1.RebuildIndexResponse
-	(*IndexJobArgs)(nil),          // 40: entrepot.channels.v1.IndexJobArgs
-	(*IndexJobResult)(nil),        // 41: entrepot.channels.v1.IndexJobResult
-	(*timestamppb.Timestamp)(nil), // 42: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil), // 43: google.protobuf.FieldMask
-	(*v1.User)(nil),               // 44: entrepot.identity.v1.User
-	(*emptypb.Empty)(nil),         // 45: google.protobuf.Empty
+	(*Encoding)(nil),              // 33: entrepot.channels.v1.Encoding
+	(*ResolveResponse)(nil),       // 34: entrepot.channels.v1.ResolveResponse
+	(*DiffRequest)(nil),           // 35: entrepot.channels.v1.DiffRequest
+	(*DiffResponse)(nil),          // 36: entrepot.channels.v1.DiffResponse
+	(*ApplyRequest)(nil),          // 37: entrepot.channels.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 38: entrepot.channels.v1.ApplyResponse
+	(*RebuildIndexRequest)(nil),   // 39: entrepot.channels.v1.RebuildIndexRequest
+	(*RebuildIndexResponse)(nil),  // 40: entrepot.channels.v1.RebuildIndexResponse
+	(*IndexJobArgs)(nil),          // 41: entrepot.channels.v1.IndexJobArgs
+	(*IndexJobResult)(nil),        // 42: entrepot.channels.v1.IndexJobResult
+	(*ExtrasJobArgs)(nil),         // 43: entrepot.channels.v1.ExtrasJobArgs
+	(*PastJobArgs)(nil),           // 44: entrepot.channels.v1.PastJobArgs
+	(*timestamppb.Timestamp)(nil), // 45: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil), // 46: google.protobuf.FieldMask
+	(*v1.User)(nil),               // 47: entrepot.identity.v1.User
+	(*emptypb.Empty)(nil),         // 48: google.protobuf.Empty
 }
 var file_entrepot_channels_v1_channels_proto_depIdxs = []int32{
 	1,  // 0: entrepot.channels.v1.MirrorSettings.removal_policy:type_name -> entrepot.channels.v1.RemovalPolicy
 	0,  // 1: entrepot.channels.v1.Channel.kind:type_name -> entrepot.channels.v1.ChannelKind
 	2,  // 2: entrepot.channels.v1.Channel.mirror:type_name -> entrepot.channels.v1.MirrorSettings
-	42, // 3: entrepot.channels.v1.Channel.create_time:type_name -> google.protobuf.Timestamp
-	42, // 4: entrepot.channels.v1.Channel.update_time:type_name -> google.protobuf.Timestamp
+	45, // 3: entrepot.channels.v1.Channel.create_time:type_name -> google.protobuf.Timestamp
+	45, // 4: entrepot.channels.v1.Channel.update_time:type_name -> google.protobuf.Timestamp
 	0,  // 5: entrepot.channels.v1.CreateChannelRequest.kind:type_name -> entrepot.channels.v1.ChannelKind
 	2,  // 6: entrepot.channels.v1.CreateChannelRequest.mirror:type_name -> entrepot.channels.v1.MirrorSettings
 	3,  // 7: entrepot.channels.v1.ListChannelsResponse.channels:type_name -> entrepot.channels.v1.Channel
 	3,  // 8: entrepot.channels.v1.UpdateChannelRequest.settings:type_name -> entrepot.channels.v1.Channel
-	43, // 9: entrepot.channels.v1.UpdateChannelRequest.update_mask:type_name -> google.protobuf.FieldMask
-	44, // 10: entrepot.channels.v1.Member.user:type_name -> entrepot.identity.v1.User
+	46, // 9: entrepot.channels.v1.UpdateChannelRequest.update_mask:type_name -> google.protobuf.FieldMask
+	47, // 10: entrepot.channels.v1.Member.user:type_name -> entrepot.identity.v1.User
 	10, // 11: entrepot.channels.v1.ListMembersResponse.members:type_name -> entrepot.channels.v1.Member
-	42, // 12: entrepot.channels.v1.Package.update_time:type_name -> google.protobuf.Timestamp
+	45, // 12: entrepot.channels.v1.Package.update_time:type_name -> google.protobuf.Timestamp
 	15, // 13: entrepot.channels.v1.ListPackagesResponse.packages:type_name -> entrepot.channels.v1.Package
-	42, // 14: entrepot.channels.v1.File.create_time:type_name -> google.protobuf.Timestamp
+	45, // 14: entrepot.channels.v1.File.create_time:type_name -> google.protobuf.Timestamp
 	19, // 15: entrepot.channels.v1.ListFilesResponse.files:type_name -> entrepot.channels.v1.File
-	42, // 16: entrepot.channels.v1.Revision.create_time:type_name -> google.protobuf.Timestamp
+	45, // 16: entrepot.channels.v1.Revision.create_time:type_name -> google.protobuf.Timestamp
 	24, // 17: entrepot.channels.v1.ListRevisionsResponse.revisions:type_name -> entrepot.channels.v1.Revision
 	27, // 18: entrepot.channels.v1.AddFilesRequest.files:type_name -> entrepot.channels.v1.StagedFile
 	19, // 19: entrepot.channels.v1.AddFilesResponse.files:type_name -> entrepot.channels.v1.File
-	3,  // 20: entrepot.channels.v1.ResolveResponse.channel:type_name -> entrepot.channels.v1.Channel
-	42, // 21: entrepot.channels.v1.ResolveResponse.update_time:type_name -> google.protobuf.Timestamp
-	1,  // 22: entrepot.channels.v1.DiffRequest.removal_policy:type_name -> entrepot.channels.v1.RemovalPolicy
-	1,  // 23: entrepot.channels.v1.ApplyRequest.removal_policy:type_name -> entrepot.channels.v1.RemovalPolicy
-	4,  // 24: entrepot.channels.v1.ChannelService.CreateChannel:input_type -> entrepot.channels.v1.CreateChannelRequest
-	5,  // 25: entrepot.channels.v1.ChannelService.GetChannel:input_type -> entrepot.channels.v1.GetChannelRequest
-	6,  // 26: entrepot.channels.v1.ChannelService.ListChannels:input_type -> entrepot.channels.v1.ListChannelsRequest
-	8,  // 27: entrepot.channels.v1.ChannelService.UpdateChannel:input_type -> entrepot.channels.v1.UpdateChannelRequest
-	9,  // 28: entrepot.channels.v1.ChannelService.DeleteChannel:input_type -> entrepot.channels.v1.DeleteChannelRequest
-	11, // 29: entrepot.channels.v1.ChannelService.ListMembers:input_type -> entrepot.channels.v1.ListMembersRequest
-	13, // 30: entrepot.channels.v1.ChannelService.SetMember:input_type -> entrepot.channels.v1.SetMemberRequest
-	14, // 31: entrepot.channels.v1.ChannelService.RemoveMember:input_type -> entrepot.channels.v1.RemoveMemberRequest
-	16, // 32: entrepot.channels.v1.ChannelService.ListPackages:input_type -> entrepot.channels.v1.ListPackagesRequest
-	18, // 33: entrepot.channels.v1.ChannelService.GetPackage:input_type -> entrepot.channels.v1.GetPackageRequest
-	23, // 34: entrepot.channels.v1.ChannelService.DeletePackage:input_type -> entrepot.channels.v1.DeletePackageRequest
-	20, // 35: entrepot.channels.v1.ChannelService.ListFiles:input_type -> entrepot.channels.v1.ListFilesRequest
-	22, // 36: entrepot.channels.v1.ChannelService.DeleteFile:input_type -> entrepot.channels.v1.DeleteFileRequest
-	25, // 37: entrepot.channels.v1.ChannelService.ListRevisions:input_type -> entrepot.channels.v1.ListRevisionsRequest
-	38, // 38: entrepot.channels.v1.ChannelService.RebuildIndex:input_type -> entrepot.channels.v1.RebuildIndexRequest
-	30, // 39: entrepot.channels.v1.ChannelService.CheckUpload:input_type -> entrepot.channels.v1.CheckUploadRequest
-	28, // 40: entrepot.channels.v1.ChannelService.AddFiles:input_type -> entrepot.channels.v1.AddFilesRequest
-	32, // 41: entrepot.channels.v1.ChannelService.Resolve:input_type -> entrepot.channels.v1.ResolveRequest
-	34, // 42: entrepot.channels.v1.ChannelService.Diff:input_type -> entrepot.channels.v1.DiffRequest
-	36, // 43: entrepot.channels.v1.ChannelService.Apply:input_type -> entrepot.channels.v1.ApplyRequest
-	3,  // 44: entrepot.channels.v1.ChannelService.CreateChannel:output_type -> entrepot.channels.v1.Channel
-	3,  // 45: entrepot.channels.v1.ChannelService.GetChannel:output_type -> entrepot.channels.v1.Channel
-	7,  // 46: entrepot.channels.v1.ChannelService.ListChannels:output_type -> entrepot.channels.v1.ListChannelsResponse
-	3,  // 47: entrepot.channels.v1.ChannelService.UpdateChannel:output_type -> entrepot.channels.v1.Channel
-	45, // 48: entrepot.channels.v1.ChannelService.DeleteChannel:output_type -> google.protobuf.Empty
-	12, // 49: entrepot.channels.v1.ChannelService.ListMembers:output_type -> entrepot.channels.v1.ListMembersResponse
-	10, // 50: entrepot.channels.v1.ChannelService.SetMember:output_type -> entrepot.channels.v1.Member
-	45, // 51: entrepot.channels.v1.ChannelService.RemoveMember:output_type -> google.protobuf.Empty
-	17, // 52: entrepot.channels.v1.ChannelService.ListPackages:output_type -> entrepot.channels.v1.ListPackagesResponse
-	15, // 53: entrepot.channels.v1.ChannelService.GetPackage:output_type -> entrepot.channels.v1.Package
-	45, // 54: entrepot.channels.v1.ChannelService.DeletePackage:output_type -> google.protobuf.Empty
-	21, // 55: entrepot.channels.v1.ChannelService.ListFiles:output_type -> entrepot.channels.v1.ListFilesResponse
-	45, // 56: entrepot.channels.v1.ChannelService.DeleteFile:output_type -> google.protobuf.Empty
-	26, // 57: entrepot.channels.v1.ChannelService.ListRevisions:output_type -> entrepot.channels.v1.ListRevisionsResponse
-	39, // 58: entrepot.channels.v1.ChannelService.RebuildIndex:output_type -> entrepot.channels.v1.RebuildIndexResponse
-	31, // 59: entrepot.channels.v1.ChannelService.CheckUpload:output_type -> entrepot.channels.v1.CheckUploadResponse
-	29, // 60: entrepot.channels.v1.ChannelService.AddFiles:output_type -> entrepot.channels.v1.AddFilesResponse
-	33, // 61: entrepot.channels.v1.ChannelService.Resolve:output_type -> entrepot.channels.v1.ResolveResponse
-	35, // 62: entrepot.channels.v1.ChannelService.Diff:output_type -> entrepot.channels.v1.DiffResponse
-	37, // 63: entrepot.channels.v1.ChannelService.Apply:output_type -> entrepot.channels.v1.ApplyResponse
-	44, // [44:64] is the sub-list for method output_type
-	24, // [24:44] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	45, // 20: entrepot.channels.v1.ResolveRequest.at:type_name -> google.protobuf.Timestamp
+	3,  // 21: entrepot.channels.v1.ResolveResponse.channel:type_name -> entrepot.channels.v1.Channel
+	45, // 22: entrepot.channels.v1.ResolveResponse.update_time:type_name -> google.protobuf.Timestamp
+	33, // 23: entrepot.channels.v1.ResolveResponse.encodings:type_name -> entrepot.channels.v1.Encoding
+	1,  // 24: entrepot.channels.v1.DiffRequest.removal_policy:type_name -> entrepot.channels.v1.RemovalPolicy
+	1,  // 25: entrepot.channels.v1.ApplyRequest.removal_policy:type_name -> entrepot.channels.v1.RemovalPolicy
+	4,  // 26: entrepot.channels.v1.ChannelService.CreateChannel:input_type -> entrepot.channels.v1.CreateChannelRequest
+	5,  // 27: entrepot.channels.v1.ChannelService.GetChannel:input_type -> entrepot.channels.v1.GetChannelRequest
+	6,  // 28: entrepot.channels.v1.ChannelService.ListChannels:input_type -> entrepot.channels.v1.ListChannelsRequest
+	8,  // 29: entrepot.channels.v1.ChannelService.UpdateChannel:input_type -> entrepot.channels.v1.UpdateChannelRequest
+	9,  // 30: entrepot.channels.v1.ChannelService.DeleteChannel:input_type -> entrepot.channels.v1.DeleteChannelRequest
+	11, // 31: entrepot.channels.v1.ChannelService.ListMembers:input_type -> entrepot.channels.v1.ListMembersRequest
+	13, // 32: entrepot.channels.v1.ChannelService.SetMember:input_type -> entrepot.channels.v1.SetMemberRequest
+	14, // 33: entrepot.channels.v1.ChannelService.RemoveMember:input_type -> entrepot.channels.v1.RemoveMemberRequest
+	16, // 34: entrepot.channels.v1.ChannelService.ListPackages:input_type -> entrepot.channels.v1.ListPackagesRequest
+	18, // 35: entrepot.channels.v1.ChannelService.GetPackage:input_type -> entrepot.channels.v1.GetPackageRequest
+	23, // 36: entrepot.channels.v1.ChannelService.DeletePackage:input_type -> entrepot.channels.v1.DeletePackageRequest
+	20, // 37: entrepot.channels.v1.ChannelService.ListFiles:input_type -> entrepot.channels.v1.ListFilesRequest
+	22, // 38: entrepot.channels.v1.ChannelService.DeleteFile:input_type -> entrepot.channels.v1.DeleteFileRequest
+	25, // 39: entrepot.channels.v1.ChannelService.ListRevisions:input_type -> entrepot.channels.v1.ListRevisionsRequest
+	39, // 40: entrepot.channels.v1.ChannelService.RebuildIndex:input_type -> entrepot.channels.v1.RebuildIndexRequest
+	30, // 41: entrepot.channels.v1.ChannelService.CheckUpload:input_type -> entrepot.channels.v1.CheckUploadRequest
+	28, // 42: entrepot.channels.v1.ChannelService.AddFiles:input_type -> entrepot.channels.v1.AddFilesRequest
+	32, // 43: entrepot.channels.v1.ChannelService.Resolve:input_type -> entrepot.channels.v1.ResolveRequest
+	35, // 44: entrepot.channels.v1.ChannelService.Diff:input_type -> entrepot.channels.v1.DiffRequest
+	37, // 45: entrepot.channels.v1.ChannelService.Apply:input_type -> entrepot.channels.v1.ApplyRequest
+	3,  // 46: entrepot.channels.v1.ChannelService.CreateChannel:output_type -> entrepot.channels.v1.Channel
+	3,  // 47: entrepot.channels.v1.ChannelService.GetChannel:output_type -> entrepot.channels.v1.Channel
+	7,  // 48: entrepot.channels.v1.ChannelService.ListChannels:output_type -> entrepot.channels.v1.ListChannelsResponse
+	3,  // 49: entrepot.channels.v1.ChannelService.UpdateChannel:output_type -> entrepot.channels.v1.Channel
+	48, // 50: entrepot.channels.v1.ChannelService.DeleteChannel:output_type -> google.protobuf.Empty
+	12, // 51: entrepot.channels.v1.ChannelService.ListMembers:output_type -> entrepot.channels.v1.ListMembersResponse
+	10, // 52: entrepot.channels.v1.ChannelService.SetMember:output_type -> entrepot.channels.v1.Member
+	48, // 53: entrepot.channels.v1.ChannelService.RemoveMember:output_type -> google.protobuf.Empty
+	17, // 54: entrepot.channels.v1.ChannelService.ListPackages:output_type -> entrepot.channels.v1.ListPackagesResponse
+	15, // 55: entrepot.channels.v1.ChannelService.GetPackage:output_type -> entrepot.channels.v1.Package
+	48, // 56: entrepot.channels.v1.ChannelService.DeletePackage:output_type -> google.protobuf.Empty
+	21, // 57: entrepot.channels.v1.ChannelService.ListFiles:output_type -> entrepot.channels.v1.ListFilesResponse
+	48, // 58: entrepot.channels.v1.ChannelService.DeleteFile:output_type -> google.protobuf.Empty
+	26, // 59: entrepot.channels.v1.ChannelService.ListRevisions:output_type -> entrepot.channels.v1.ListRevisionsResponse
+	40, // 60: entrepot.channels.v1.ChannelService.RebuildIndex:output_type -> entrepot.channels.v1.RebuildIndexResponse
+	31, // 61: entrepot.channels.v1.ChannelService.CheckUpload:output_type -> entrepot.channels.v1.CheckUploadResponse
+	29, // 62: entrepot.channels.v1.ChannelService.AddFiles:output_type -> entrepot.channels.v1.AddFilesResponse
+	34, // 63: entrepot.channels.v1.ChannelService.Resolve:output_type -> entrepot.channels.v1.ResolveResponse
+	36, // 64: entrepot.channels.v1.ChannelService.Diff:output_type -> entrepot.channels.v1.DiffResponse
+	38, // 65: entrepot.channels.v1.ChannelService.Apply:output_type -> entrepot.channels.v1.ApplyResponse
+	46, // [46:66] is the sub-list for method output_type
+	26, // [26:46] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_entrepot_channels_v1_channels_proto_init() }
@@ -3504,7 +3757,7 @@ func file_entrepot_channels_v1_channels_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_entrepot_channels_v1_channels_proto_rawDesc), len(file_entrepot_channels_v1_channels_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   40,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -9,6 +9,7 @@
 package storagev1
 
 import (
+	v1 "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
 	_ "github.com/entrepot-dev/entrepot/proto/entrepot/options/v1"
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
@@ -25,6 +26,63 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+// Problem is what is wrong with a blob.
+type Problem int32
+
+const (
+	// Not known.
+	Problem_PROBLEM_UNSPECIFIED Problem = 0
+	// The bytes did not have the digest. They were taken out of service.
+	Problem_PROBLEM_CORRUPT Problem = 1
+	// Something refers to the blob, and it is not there.
+	Problem_PROBLEM_MISSING Problem = 2
+	// The store failed to read it.
+	Problem_PROBLEM_UNREADABLE Problem = 3
+)
+
+// Enum value maps for Problem.
+var (
+	Problem_name = map[int32]string{
+		0: "PROBLEM_UNSPECIFIED",
+		1: "PROBLEM_CORRUPT",
+		2: "PROBLEM_MISSING",
+		3: "PROBLEM_UNREADABLE",
+	}
+	Problem_value = map[string]int32{
+		"PROBLEM_UNSPECIFIED": 0,
+		"PROBLEM_CORRUPT":     1,
+		"PROBLEM_MISSING":     2,
+		"PROBLEM_UNREADABLE":  3,
+	}
+)
+
+func (x Problem) Enum() *Problem {
+	p := new(Problem)
+	*p = x
+	return p
+}
+
+func (x Problem) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Problem) Descriptor() protoreflect.EnumDescriptor {
+	return file_entrepot_storage_v1_storage_proto_enumTypes[0].Descriptor()
+}
+
+func (Problem) Type() protoreflect.EnumType {
+	return &file_entrepot_storage_v1_storage_proto_enumTypes[0]
+}
+
+func (x Problem) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Problem.Descriptor instead.
+func (Problem) EnumDescriptor() ([]byte, []int) {
+	return file_entrepot_storage_v1_storage_proto_rawDescGZIP(), []int{0}
+}
 
 // CreateGrantRequest asks for leave to read one blob or to upload one.
 type CreateGrantRequest struct {
@@ -182,8 +240,14 @@ type GetUsageResponse struct {
 	BlobBytes int64 `protobuf:"varint,2,opt,name=blob_bytes,json=blobBytes,proto3" json:"blob_bytes,omitempty"`
 	// References to them.
 	ReferenceCount int64 `protobuf:"varint,3,opt,name=reference_count,json=referenceCount,proto3" json:"reference_count,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Blobs that nothing refers to and garbage collection knows; they go when the grace period is over.
+	UnreferencedCount int64 `protobuf:"varint,4,opt,name=unreferenced_count,json=unreferencedCount,proto3" json:"unreferenced_count,omitempty"`
+	// Bytes that those take.
+	UnreferencedBytes int64 `protobuf:"varint,5,opt,name=unreferenced_bytes,json=unreferencedBytes,proto3" json:"unreferenced_bytes,omitempty"`
+	// Findings of the scrub that are not resolved.
+	FindingCount  int64 `protobuf:"varint,6,opt,name=finding_count,json=findingCount,proto3" json:"finding_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetUsageResponse) Reset() {
@@ -237,11 +301,672 @@ func (x *GetUsageResponse) GetReferenceCount() int64 {
 	return 0
 }
 
+func (x *GetUsageResponse) GetUnreferencedCount() int64 {
+	if x != nil {
+		return x.UnreferencedCount
+	}
+	return 0
+}
+
+func (x *GetUsageResponse) GetUnreferencedBytes() int64 {
+	if x != nil {
+		return x.UnreferencedBytes
+	}
+	return 0
+}
+
+func (x *GetUsageResponse) GetFindingCount() int64 {
+	if x != nil {
+		return x.FindingCount
+	}
+	return 0
+}
+
+// RunGarbageCollectionRequest asks for a garbage collection.
+type RunGarbageCollectionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only say what would be done.
+	DryRun        bool `protobuf:"varint,1,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunGarbageCollectionRequest) Reset() {
+	*x = RunGarbageCollectionRequest{}
+	mi := &file_entrepot_storage_v1_storage_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunGarbageCollectionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunGarbageCollectionRequest) ProtoMessage() {}
+
+func (x *RunGarbageCollectionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_storage_v1_storage_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunGarbageCollectionRequest.ProtoReflect.Descriptor instead.
+func (*RunGarbageCollectionRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_storage_v1_storage_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RunGarbageCollectionRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// GarbageCollectionArgs are the arguments of the job `storage.gc`.
+type GarbageCollectionArgs struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only say what would be done.
+	DryRun        bool `protobuf:"varint,1,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GarbageCollectionArgs) Reset() {
+	*x = GarbageCollectionArgs{}
+	mi := &file_entrepot_storage_v1_storage_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GarbageCollectionArgs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GarbageCollectionArgs) ProtoMessage() {}
+
+func (x *GarbageCollectionArgs) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_storage_v1_storage_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GarbageCollectionArgs.ProtoReflect.Descriptor instead.
+func (*GarbageCollectionArgs) Descriptor() ([]byte, []int) {
+	return file_entrepot_storage_v1_storage_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GarbageCollectionArgs) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// GarbageCollectionResult is the result of the job `storage.gc`. After a dry run the numbers say what a run would have done.
+type GarbageCollectionResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// True if nothing was changed.
+	DryRun bool `protobuf:"varint,1,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Blobs in the store.
+	Stored int64 `protobuf:"varint,2,opt,name=stored,proto3" json:"stored,omitempty"`
+	// Bytes that they take.
+	StoredBytes int64 `protobuf:"varint,3,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
+	// Blobs found in the store that the database did not know; their grace period begins now.
+	Adopted int64 `protobuf:"varint,4,opt,name=adopted,proto3" json:"adopted,omitempty"`
+	// Blobs that nothing refers to, found in this run; they are deleted after the grace period if that is still so.
+	Marked int64 `protobuf:"varint,5,opt,name=marked,proto3" json:"marked,omitempty"`
+	// Blobs deleted: marked for the grace period, and still without a reference.
+	Deleted int64 `protobuf:"varint,6,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	// Bytes that they took.
+	DeletedBytes int64 `protobuf:"varint,7,opt,name=deleted_bytes,json=deletedBytes,proto3" json:"deleted_bytes,omitempty"`
+	// Remains of uploads that broke off; 0 in a dry run.
+	Temporary int64 `protobuf:"varint,8,opt,name=temporary,proto3" json:"temporary,omitempty"`
+	// Rows past their retention, by what they are: `audit` events, resolved `findings`, ended `jobs`. They were removed,
+	// except jobs, which the dispatcher removes by itself.
+	Expired       map[string]int64 `protobuf:"bytes,9,rep,name=expired,proto3" json:"expired,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GarbageCollectionResult) Reset() {
+	*x = GarbageCollectionResult{}
+	mi := &file_entrepot_storage_v1_storage_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GarbageCollectionResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GarbageCollectionResult) ProtoMessage() {}
+
+func (x *GarbageCollectionResult) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_storage_v1_storage_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GarbageCollectionResult.ProtoReflect.Descriptor instead.
+func (*GarbageCollectionResult) Descriptor() ([]byte, []int) {
+	return file_entrepot_storage_v1_storage_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *GarbageCollectionResult) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *GarbageCollectionResult) GetStored() int64 {
+	if x != nil {
+		return x.Stored
+	}
+	return 0
+}
+
+func (x *GarbageCollectionResult) GetStoredBytes() int64 {
+	if x != nil {
+		return x.StoredBytes
+	}
+	return 0
+}
+
+func (x *GarbageCollectionResult) GetAdopted() int64 {
+	if x != nil {
+		return x.Adopted
+	}
+	return 0
+}
+
+func (x *GarbageCollectionResult) GetMarked() int64 {
+	if x != nil {
+		return x.Marked
+	}
+	return 0
+}
+
+func (x *GarbageCollectionResult) GetDeleted() int64 {
+	if x != nil {
+		return x.Deleted
+	}
+	return 0
+}
+
+func (x *GarbageCollectionResult) GetDeletedBytes() int64 {
+	if x != nil {
+		return x.DeletedBytes
+	}
+	return 0
+}
+
+func (x *GarbageCollectionResult) GetTemporary() int64 {
+	if x != nil {
+		return x.Temporary
+	}
+	return 0
+}
+
+func (x *GarbageCollectionResult) GetExpired() map[string]int64 {
+	if x != nil {
+		return x.Expired
+	}
+	return nil
+}
+
+// RunScrubRequest asks for a scrub.
+type RunScrubRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Read and report, but neither quarantine nor record anything.
+	DryRun        bool `protobuf:"varint,1,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunScrubRequest) Reset() {
+	*x = RunScrubRequest{}
+	mi := &file_entrepot_storage_v1_storage_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunScrubRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunScrubRequest) ProtoMessage() {}
+
+func (x *RunScrubRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_storage_v1_storage_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunScrubRequest.ProtoReflect.Descriptor instead.
+func (*RunScrubRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_storage_v1_storage_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RunScrubRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// ScrubArgs are the arguments of the job `storage.scrub`.
+type ScrubArgs struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Read and report, but neither quarantine nor record anything.
+	DryRun        bool `protobuf:"varint,1,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubArgs) Reset() {
+	*x = ScrubArgs{}
+	mi := &file_entrepot_storage_v1_storage_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubArgs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubArgs) ProtoMessage() {}
+
+func (x *ScrubArgs) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_storage_v1_storage_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubArgs.ProtoReflect.Descriptor instead.
+func (*ScrubArgs) Descriptor() ([]byte, []int) {
+	return file_entrepot_storage_v1_storage_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ScrubArgs) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// ScrubResult is the result of the job `storage.scrub`: one pass over all blobs, which may have taken several attempts.
+type ScrubResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// True if nothing was changed.
+	DryRun bool `protobuf:"varint,1,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Blobs read and hashed.
+	Checked int64 `protobuf:"varint,2,opt,name=checked,proto3" json:"checked,omitempty"`
+	// Bytes read.
+	CheckedBytes int64 `protobuf:"varint,3,opt,name=checked_bytes,json=checkedBytes,proto3" json:"checked_bytes,omitempty"`
+	// Blobs whose bytes do not have their digest.
+	Corrupt int64 `protobuf:"varint,4,opt,name=corrupt,proto3" json:"corrupt,omitempty"`
+	// Blobs that something refers to and that are not there.
+	Missing int64 `protobuf:"varint,5,opt,name=missing,proto3" json:"missing,omitempty"`
+	// Blobs that the store could not read.
+	Unreadable int64 `protobuf:"varint,6,opt,name=unreadable,proto3" json:"unreadable,omitempty"`
+	// Former findings that are resolved: the blob is whole again, or nobody needs it any more.
+	Resolved      int64 `protobuf:"varint,7,opt,name=resolved,proto3" json:"resolved,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubResult) Reset() {
+	*x = ScrubResult{}
+	mi := &file_entrepot_storage_v1_storage_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubResult) ProtoMessage() {}
+
+func (x *ScrubResult) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_storage_v1_storage_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubResult.ProtoReflect.Descriptor instead.
+func (*ScrubResult) Descriptor() ([]byte, []int) {
+	return file_entrepot_storage_v1_storage_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ScrubResult) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *ScrubResult) GetChecked() int64 {
+	if x != nil {
+		return x.Checked
+	}
+	return 0
+}
+
+func (x *ScrubResult) GetCheckedBytes() int64 {
+	if x != nil {
+		return x.CheckedBytes
+	}
+	return 0
+}
+
+func (x *ScrubResult) GetCorrupt() int64 {
+	if x != nil {
+		return x.Corrupt
+	}
+	return 0
+}
+
+func (x *ScrubResult) GetMissing() int64 {
+	if x != nil {
+		return x.Missing
+	}
+	return 0
+}
+
+func (x *ScrubResult) GetUnreadable() int64 {
+	if x != nil {
+		return x.Unreadable
+	}
+	return 0
+}
+
+func (x *ScrubResult) GetResolved() int64 {
+	if x != nil {
+		return x.Resolved
+	}
+	return 0
+}
+
+// Finding is a blob that the scrub found damaged.
+type Finding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of the blob, 64 hexadecimal digits.
+	Sha256 string `protobuf:"bytes,1,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// What is wrong.
+	Problem Problem `protobuf:"varint,2,opt,name=problem,proto3,enum=entrepot.storage.v1.Problem" json:"problem,omitempty"`
+	// The blob's size in bytes.
+	Size int64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	// True if the damaged bytes were taken out of service.
+	Quarantined bool `protobuf:"varint,4,opt,name=quarantined,proto3" json:"quarantined,omitempty"`
+	// What the store said.
+	Detail string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Who refers to the blob, as `<kind>/<id>`; at most 20.
+	Owners []string `protobuf:"bytes,6,rep,name=owners,proto3" json:"owners,omitempty"`
+	// When it was first found.
+	FindTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=find_time,json=findTime,proto3" json:"find_time,omitempty"`
+	// When it was last found.
+	LastFindTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_find_time,json=lastFindTime,proto3" json:"last_find_time,omitempty"`
+	// When it was found whole again, or no longer needed; not set while it is open.
+	ResolveTime   *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=resolve_time,json=resolveTime,proto3" json:"resolve_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_entrepot_storage_v1_storage_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_storage_v1_storage_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_entrepot_storage_v1_storage_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Finding) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *Finding) GetProblem() Problem {
+	if x != nil {
+		return x.Problem
+	}
+	return Problem_PROBLEM_UNSPECIFIED
+}
+
+func (x *Finding) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Finding) GetQuarantined() bool {
+	if x != nil {
+		return x.Quarantined
+	}
+	return false
+}
+
+func (x *Finding) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Finding) GetOwners() []string {
+	if x != nil {
+		return x.Owners
+	}
+	return nil
+}
+
+func (x *Finding) GetFindTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FindTime
+	}
+	return nil
+}
+
+func (x *Finding) GetLastFindTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastFindTime
+	}
+	return nil
+}
+
+func (x *Finding) GetResolveTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ResolveTime
+	}
+	return nil
+}
+
+// ListFindingsRequest asks for what scrubs found.
+type ListFindingsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Also those that are resolved.
+	IncludeResolved bool `protobuf:"varint,1,opt,name=include_resolved,json=includeResolved,proto3" json:"include_resolved,omitempty"`
+	// At most this many; default 50, at most 1000.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From a former answer's next_page_token.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListFindingsRequest) Reset() {
+	*x = ListFindingsRequest{}
+	mi := &file_entrepot_storage_v1_storage_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListFindingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListFindingsRequest) ProtoMessage() {}
+
+func (x *ListFindingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_storage_v1_storage_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListFindingsRequest.ProtoReflect.Descriptor instead.
+func (*ListFindingsRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_storage_v1_storage_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ListFindingsRequest) GetIncludeResolved() bool {
+	if x != nil {
+		return x.IncludeResolved
+	}
+	return false
+}
+
+func (x *ListFindingsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListFindingsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListFindingsResponse is one page of findings, by digest.
+type ListFindingsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The findings.
+	Findings []*Finding `protobuf:"bytes,1,rep,name=findings,proto3" json:"findings,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListFindingsResponse) Reset() {
+	*x = ListFindingsResponse{}
+	mi := &file_entrepot_storage_v1_storage_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListFindingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListFindingsResponse) ProtoMessage() {}
+
+func (x *ListFindingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_storage_v1_storage_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListFindingsResponse.ProtoReflect.Descriptor instead.
+func (*ListFindingsResponse) Descriptor() ([]byte, []int) {
+	return file_entrepot_storage_v1_storage_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListFindingsResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+func (x *ListFindingsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 var File_entrepot_storage_v1_storage_proto protoreflect.FileDescriptor
 
 const file_entrepot_storage_v1_storage_proto_rawDesc = "" +
 	"\n" +
-	"!entrepot/storage/v1/storage.proto\x12\x13entrepot.storage.v1\x1a entrepot/options/v1/access.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"G\n" +
+	"!entrepot/storage/v1/storage.proto\x12\x13entrepot.storage.v1\x1a\x1bentrepot/jobs/v1/jobs.proto\x1a entrepot/options/v1/access.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"G\n" +
 	"\x12CreateGrantRequest\x12\x16\n" +
 	"\x06sha256\x18\x01 \x01(\fR\x06sha256\x12\x19\n" +
 	"\bmax_size\x18\x02 \x01(\x03R\amaxSize\"h\n" +
@@ -249,15 +974,75 @@ const file_entrepot_storage_v1_storage_proto_rawDesc = "" +
 	"\x05grant\x18\x01 \x01(\tR\x05grant\x12;\n" +
 	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\"\x11\n" +
-	"\x0fGetUsageRequest\"y\n" +
+	"\x0fGetUsageRequest\"\xfc\x01\n" +
 	"\x10GetUsageResponse\x12\x1d\n" +
 	"\n" +
 	"blob_count\x18\x01 \x01(\x03R\tblobCount\x12\x1d\n" +
 	"\n" +
 	"blob_bytes\x18\x02 \x01(\x03R\tblobBytes\x12'\n" +
-	"\x0freference_count\x18\x03 \x01(\x03R\x0ereferenceCount2\x8e\x02\n" +
+	"\x0freference_count\x18\x03 \x01(\x03R\x0ereferenceCount\x12-\n" +
+	"\x12unreferenced_count\x18\x04 \x01(\x03R\x11unreferencedCount\x12-\n" +
+	"\x12unreferenced_bytes\x18\x05 \x01(\x03R\x11unreferencedBytes\x12#\n" +
+	"\rfinding_count\x18\x06 \x01(\x03R\ffindingCount\"6\n" +
+	"\x1bRunGarbageCollectionRequest\x12\x17\n" +
+	"\adry_run\x18\x01 \x01(\bR\x06dryRun\"0\n" +
+	"\x15GarbageCollectionArgs\x12\x17\n" +
+	"\adry_run\x18\x01 \x01(\bR\x06dryRun\"\x8d\x03\n" +
+	"\x17GarbageCollectionResult\x12\x17\n" +
+	"\adry_run\x18\x01 \x01(\bR\x06dryRun\x12\x16\n" +
+	"\x06stored\x18\x02 \x01(\x03R\x06stored\x12!\n" +
+	"\fstored_bytes\x18\x03 \x01(\x03R\vstoredBytes\x12\x18\n" +
+	"\aadopted\x18\x04 \x01(\x03R\aadopted\x12\x16\n" +
+	"\x06marked\x18\x05 \x01(\x03R\x06marked\x12\x18\n" +
+	"\adeleted\x18\x06 \x01(\x03R\adeleted\x12#\n" +
+	"\rdeleted_bytes\x18\a \x01(\x03R\fdeletedBytes\x12\x1c\n" +
+	"\ttemporary\x18\b \x01(\x03R\ttemporary\x12S\n" +
+	"\aexpired\x18\t \x03(\v29.entrepot.storage.v1.GarbageCollectionResult.ExpiredEntryR\aexpired\x1a:\n" +
+	"\fExpiredEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"*\n" +
+	"\x0fRunScrubRequest\x12\x17\n" +
+	"\adry_run\x18\x01 \x01(\bR\x06dryRun\"$\n" +
+	"\tScrubArgs\x12\x17\n" +
+	"\adry_run\x18\x01 \x01(\bR\x06dryRun\"\xd5\x01\n" +
+	"\vScrubResult\x12\x17\n" +
+	"\adry_run\x18\x01 \x01(\bR\x06dryRun\x12\x18\n" +
+	"\achecked\x18\x02 \x01(\x03R\achecked\x12#\n" +
+	"\rchecked_bytes\x18\x03 \x01(\x03R\fcheckedBytes\x12\x18\n" +
+	"\acorrupt\x18\x04 \x01(\x03R\acorrupt\x12\x18\n" +
+	"\amissing\x18\x05 \x01(\x03R\amissing\x12\x1e\n" +
+	"\n" +
+	"unreadable\x18\x06 \x01(\x03R\n" +
+	"unreadable\x12\x1a\n" +
+	"\bresolved\x18\a \x01(\x03R\bresolved\"\xf9\x02\n" +
+	"\aFinding\x12\x16\n" +
+	"\x06sha256\x18\x01 \x01(\tR\x06sha256\x126\n" +
+	"\aproblem\x18\x02 \x01(\x0e2\x1c.entrepot.storage.v1.ProblemR\aproblem\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\x12 \n" +
+	"\vquarantined\x18\x04 \x01(\bR\vquarantined\x12\x16\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\x12\x16\n" +
+	"\x06owners\x18\x06 \x03(\tR\x06owners\x127\n" +
+	"\tfind_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bfindTime\x12@\n" +
+	"\x0elast_find_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\flastFindTime\x12=\n" +
+	"\fresolve_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\vresolveTime\"|\n" +
+	"\x13ListFindingsRequest\x12)\n" +
+	"\x10include_resolved\x18\x01 \x01(\bR\x0fincludeResolved\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"x\n" +
+	"\x14ListFindingsResponse\x128\n" +
+	"\bfindings\x18\x01 \x03(\v2\x1c.entrepot.storage.v1.FindingR\bfindings\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*d\n" +
+	"\aProblem\x12\x17\n" +
+	"\x13PROBLEM_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fPROBLEM_CORRUPT\x10\x01\x12\x13\n" +
+	"\x0fPROBLEM_MISSING\x10\x02\x12\x16\n" +
+	"\x12PROBLEM_UNREADABLE\x10\x032\xd4\x05\n" +
 	"\x0eStorageService\x12\x8f\x01\n" +
-	"\bGetUsage\x12$.entrepot.storage.v1.GetUsageRequest\x1a%.entrepot.storage.v1.GetUsageResponse\"6\x92\x82\x19\x10\b\x01\x12\fstorage.read\x82\xd3\xe4\x93\x02\x1c\x12\x1a/entrepot/v1/storage/usage\x12j\n" +
+	"\bGetUsage\x12$.entrepot.storage.v1.GetUsageRequest\x1a%.entrepot.storage.v1.GetUsageResponse\"6\x92\x82\x19\x10\b\x01\x12\fstorage.read\x82\xd3\xe4\x93\x02\x1c\x12\x1a/entrepot/v1/storage/usage\x12\x99\x01\n" +
+	"\x14RunGarbageCollection\x120.entrepot.storage.v1.RunGarbageCollectionRequest\x1a\x15.entrepot.jobs.v1.Job\"8\x92\x82\x19\x12\b\x01\x12\x0estorage.manage\x82\xd3\xe4\x93\x02\x1c:\x01*\"\x17/entrepot/v1/storage/gc\x12\x84\x01\n" +
+	"\bRunScrub\x12$.entrepot.storage.v1.RunScrubRequest\x1a\x15.entrepot.jobs.v1.Job\";\x92\x82\x19\x12\b\x01\x12\x0estorage.manage\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/entrepot/v1/storage/scrub\x12\xa0\x01\n" +
+	"\fListFindings\x12(.entrepot.storage.v1.ListFindingsRequest\x1a).entrepot.storage.v1.ListFindingsResponse\";\x92\x82\x19\x12\b\x01\x12\x0estorage.manage\x82\xd3\xe4\x93\x02\x1f\x12\x1d/entrepot/v1/storage/findings\x12j\n" +
 	"\vCreateGrant\x12'.entrepot.storage.v1.CreateGrantRequest\x1a(.entrepot.storage.v1.CreateGrantResponse\"\b\x92\x82\x19\x04\b\x04(\x01B\xdb\x01\n" +
 	"\x17com.entrepot.storage.v1B\fStorageProtoP\x01ZDgithub.com/entrepot-dev/entrepot/proto/entrepot/storage/v1;storagev1\xa2\x02\x03ESX\xaa\x02\x13Entrepot.Storage.V1\xca\x02\x13Entrepot\\Storage\\V1\xe2\x02\x1fEntrepot\\Storage\\V1\\GPBMetadata\xea\x02\x15Entrepot::Storage::V1b\x06proto3"
 
@@ -273,25 +1058,50 @@ func file_entrepot_storage_v1_storage_proto_rawDescGZIP() []byte {
 	return file_entrepot_storage_v1_storage_proto_rawDescData
 }
 
-var file_entrepot_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_entrepot_storage_v1_storage_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_entrepot_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_entrepot_storage_v1_storage_proto_goTypes = []any{
-	(*CreateGrantRequest)(nil),    // 0: entrepot.storage.v1.CreateGrantRequest
-	(*CreateGrantResponse)(nil),   // 1: entrepot.storage.v1.CreateGrantResponse
-	(*GetUsageRequest)(nil),       // 2: entrepot.storage.v1.GetUsageRequest
-	(*GetUsageResponse)(nil),      // 3: entrepot.storage.v1.GetUsageResponse
-	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
+	(Problem)(0),                        // 0: entrepot.storage.v1.Problem
+	(*CreateGrantRequest)(nil),          // 1: entrepot.storage.v1.CreateGrantRequest
+	(*CreateGrantResponse)(nil),         // 2: entrepot.storage.v1.CreateGrantResponse
+	(*GetUsageRequest)(nil),             // 3: entrepot.storage.v1.GetUsageRequest
+	(*GetUsageResponse)(nil),            // 4: entrepot.storage.v1.GetUsageResponse
+	(*RunGarbageCollectionRequest)(nil), // 5: entrepot.storage.v1.RunGarbageCollectionRequest
+	(*GarbageCollectionArgs)(nil),       // 6: entrepot.storage.v1.GarbageCollectionArgs
+	(*GarbageCollectionResult)(nil),     // 7: entrepot.storage.v1.GarbageCollectionResult
+	(*RunScrubRequest)(nil),             // 8: entrepot.storage.v1.RunScrubRequest
+	(*ScrubArgs)(nil),                   // 9: entrepot.storage.v1.ScrubArgs
+	(*ScrubResult)(nil),                 // 10: entrepot.storage.v1.ScrubResult
+	(*Finding)(nil),                     // 11: entrepot.storage.v1.Finding
+	(*ListFindingsRequest)(nil),         // 12: entrepot.storage.v1.ListFindingsRequest
+	(*ListFindingsResponse)(nil),        // 13: entrepot.storage.v1.ListFindingsResponse
+	nil,                                 // 14: entrepot.storage.v1.GarbageCollectionResult.ExpiredEntry
+	(*timestamppb.Timestamp)(nil),       // 15: google.protobuf.Timestamp
+	(*v1.Job)(nil),                      // 16: entrepot.jobs.v1.Job
 }
 var file_entrepot_storage_v1_storage_proto_depIdxs = []int32{
-	4, // 0: entrepot.storage.v1.CreateGrantResponse.expire_time:type_name -> google.protobuf.Timestamp
-	2, // 1: entrepot.storage.v1.StorageService.GetUsage:input_type -> entrepot.storage.v1.GetUsageRequest
-	0, // 2: entrepot.storage.v1.StorageService.CreateGrant:input_type -> entrepot.storage.v1.CreateGrantRequest
-	3, // 3: entrepot.storage.v1.StorageService.GetUsage:output_type -> entrepot.storage.v1.GetUsageResponse
-	1, // 4: entrepot.storage.v1.StorageService.CreateGrant:output_type -> entrepot.storage.v1.CreateGrantResponse
-	3, // [3:5] is the sub-list for method output_type
-	1, // [1:3] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	15, // 0: entrepot.storage.v1.CreateGrantResponse.expire_time:type_name -> google.protobuf.Timestamp
+	14, // 1: entrepot.storage.v1.GarbageCollectionResult.expired:type_name -> entrepot.storage.v1.GarbageCollectionResult.ExpiredEntry
+	0,  // 2: entrepot.storage.v1.Finding.problem:type_name -> entrepot.storage.v1.Problem
+	15, // 3: entrepot.storage.v1.Finding.find_time:type_name -> google.protobuf.Timestamp
+	15, // 4: entrepot.storage.v1.Finding.last_find_time:type_name -> google.protobuf.Timestamp
+	15, // 5: entrepot.storage.v1.Finding.resolve_time:type_name -> google.protobuf.Timestamp
+	11, // 6: entrepot.storage.v1.ListFindingsResponse.findings:type_name -> entrepot.storage.v1.Finding
+	3,  // 7: entrepot.storage.v1.StorageService.GetUsage:input_type -> entrepot.storage.v1.GetUsageRequest
+	5,  // 8: entrepot.storage.v1.StorageService.RunGarbageCollection:input_type -> entrepot.storage.v1.RunGarbageCollectionRequest
+	8,  // 9: entrepot.storage.v1.StorageService.RunScrub:input_type -> entrepot.storage.v1.RunScrubRequest
+	12, // 10: entrepot.storage.v1.StorageService.ListFindings:input_type -> entrepot.storage.v1.ListFindingsRequest
+	1,  // 11: entrepot.storage.v1.StorageService.CreateGrant:input_type -> entrepot.storage.v1.CreateGrantRequest
+	4,  // 12: entrepot.storage.v1.StorageService.GetUsage:output_type -> entrepot.storage.v1.GetUsageResponse
+	16, // 13: entrepot.storage.v1.StorageService.RunGarbageCollection:output_type -> entrepot.jobs.v1.Job
+	16, // 14: entrepot.storage.v1.StorageService.RunScrub:output_type -> entrepot.jobs.v1.Job
+	13, // 15: entrepot.storage.v1.StorageService.ListFindings:output_type -> entrepot.storage.v1.ListFindingsResponse
+	2,  // 16: entrepot.storage.v1.StorageService.CreateGrant:output_type -> entrepot.storage.v1.CreateGrantResponse
+	12, // [12:17] is the sub-list for method output_type
+	7,  // [7:12] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_entrepot_storage_v1_storage_proto_init() }
@@ -304,13 +1114,14 @@ func file_entrepot_storage_v1_storage_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_entrepot_storage_v1_storage_proto_rawDesc), len(file_entrepot_storage_v1_storage_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   4,
+			NumEnums:      1,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_entrepot_storage_v1_storage_proto_goTypes,
 		DependencyIndexes: file_entrepot_storage_v1_storage_proto_depIdxs,
+		EnumInfos:         file_entrepot_storage_v1_storage_proto_enumTypes,
 		MessageInfos:      file_entrepot_storage_v1_storage_proto_msgTypes,
 	}.Build()
 	File_entrepot_storage_v1_storage_proto = out.File

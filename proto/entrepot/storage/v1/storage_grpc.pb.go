@@ -10,6 +10,7 @@ package storagev1
 
 import (
 	context "context"
+	v1 "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
 	grpc "google.golang.org/grpc"
 	codes "google.golang.org/grpc/codes"
 	status "google.golang.org/grpc/status"
@@ -21,8 +22,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	StorageService_GetUsage_FullMethodName    = "/entrepot.storage.v1.StorageService/GetUsage"
-	StorageService_CreateGrant_FullMethodName = "/entrepot.storage.v1.StorageService/CreateGrant"
+	StorageService_GetUsage_FullMethodName             = "/entrepot.storage.v1.StorageService/GetUsage"
+	StorageService_RunGarbageCollection_FullMethodName = "/entrepot.storage.v1.StorageService/RunGarbageCollection"
+	StorageService_RunScrub_FullMethodName             = "/entrepot.storage.v1.StorageService/RunScrub"
+	StorageService_ListFindings_FullMethodName         = "/entrepot.storage.v1.StorageService/ListFindings"
+	StorageService_CreateGrant_FullMethodName          = "/entrepot.storage.v1.StorageService/CreateGrant"
 )
 
 // StorageServiceClient is the client API for StorageService service.
@@ -33,6 +37,13 @@ const (
 type StorageServiceClient interface {
 	// GetUsage says what is stored.
 	GetUsage(ctx context.Context, in *GetUsageRequest, opts ...grpc.CallOption) (*GetUsageResponse, error)
+	// RunGarbageCollection queues a garbage collection, or returns the one that is queued.
+	RunGarbageCollection(ctx context.Context, in *RunGarbageCollectionRequest, opts ...grpc.CallOption) (*v1.Job, error)
+	// RunScrub queues a scrub, which reads every blob and compares it with its digest, or returns the one that is queued or
+	// running.
+	RunScrub(ctx context.Context, in *RunScrubRequest, opts ...grpc.CallOption) (*v1.Job, error)
+	// ListFindings returns the blobs that scrubs found damaged.
+	ListFindings(ctx context.Context, in *ListFindingsRequest, opts ...grpc.CallOption) (*ListFindingsResponse, error)
 	// CreateGrant gives leave to read one blob or to upload one.
 	CreateGrant(ctx context.Context, in *CreateGrantRequest, opts ...grpc.CallOption) (*CreateGrantResponse, error)
 }
@@ -49,6 +60,36 @@ func (c *storageServiceClient) GetUsage(ctx context.Context, in *GetUsageRequest
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetUsageResponse)
 	err := c.cc.Invoke(ctx, StorageService_GetUsage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageServiceClient) RunGarbageCollection(ctx context.Context, in *RunGarbageCollectionRequest, opts ...grpc.CallOption) (*v1.Job, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v1.Job)
+	err := c.cc.Invoke(ctx, StorageService_RunGarbageCollection_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageServiceClient) RunScrub(ctx context.Context, in *RunScrubRequest, opts ...grpc.CallOption) (*v1.Job, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v1.Job)
+	err := c.cc.Invoke(ctx, StorageService_RunScrub_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageServiceClient) ListFindings(ctx context.Context, in *ListFindingsRequest, opts ...grpc.CallOption) (*ListFindingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListFindingsResponse)
+	err := c.cc.Invoke(ctx, StorageService_ListFindings_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -73,6 +114,13 @@ func (c *storageServiceClient) CreateGrant(ctx context.Context, in *CreateGrantR
 type StorageServiceServer interface {
 	// GetUsage says what is stored.
 	GetUsage(context.Context, *GetUsageRequest) (*GetUsageResponse, error)
+	// RunGarbageCollection queues a garbage collection, or returns the one that is queued.
+	RunGarbageCollection(context.Context, *RunGarbageCollectionRequest) (*v1.Job, error)
+	// RunScrub queues a scrub, which reads every blob and compares it with its digest, or returns the one that is queued or
+	// running.
+	RunScrub(context.Context, *RunScrubRequest) (*v1.Job, error)
+	// ListFindings returns the blobs that scrubs found damaged.
+	ListFindings(context.Context, *ListFindingsRequest) (*ListFindingsResponse, error)
 	// CreateGrant gives leave to read one blob or to upload one.
 	CreateGrant(context.Context, *CreateGrantRequest) (*CreateGrantResponse, error)
 	mustEmbedUnimplementedStorageServiceServer()
@@ -87,6 +135,15 @@ type UnimplementedStorageServiceServer struct{}
 
 func (UnimplementedStorageServiceServer) GetUsage(context.Context, *GetUsageRequest) (*GetUsageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetUsage not implemented")
+}
+func (UnimplementedStorageServiceServer) RunGarbageCollection(context.Context, *RunGarbageCollectionRequest) (*v1.Job, error) {
+	return nil, status.Error(codes.Unimplemented, "method RunGarbageCollection not implemented")
+}
+func (UnimplementedStorageServiceServer) RunScrub(context.Context, *RunScrubRequest) (*v1.Job, error) {
+	return nil, status.Error(codes.Unimplemented, "method RunScrub not implemented")
+}
+func (UnimplementedStorageServiceServer) ListFindings(context.Context, *ListFindingsRequest) (*ListFindingsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListFindings not implemented")
 }
 func (UnimplementedStorageServiceServer) CreateGrant(context.Context, *CreateGrantRequest) (*CreateGrantResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateGrant not implemented")
@@ -130,6 +187,60 @@ func _StorageService_GetUsage_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StorageService_RunGarbageCollection_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RunGarbageCollectionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).RunGarbageCollection(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_RunGarbageCollection_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).RunGarbageCollection(ctx, req.(*RunGarbageCollectionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StorageService_RunScrub_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RunScrubRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).RunScrub(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_RunScrub_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).RunScrub(ctx, req.(*RunScrubRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StorageService_ListFindings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListFindingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).ListFindings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_ListFindings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).ListFindings(ctx, req.(*ListFindingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _StorageService_CreateGrant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateGrantRequest)
 	if err := dec(in); err != nil {
@@ -158,6 +269,18 @@ var StorageService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetUsage",
 			Handler:    _StorageService_GetUsage_Handler,
+		},
+		{
+			MethodName: "RunGarbageCollection",
+			Handler:    _StorageService_RunGarbageCollection_Handler,
+		},
+		{
+			MethodName: "RunScrub",
+			Handler:    _StorageService_RunScrub_Handler,
+		},
+		{
+			MethodName: "ListFindings",
+			Handler:    _StorageService_ListFindings_Handler,
 		},
 		{
 			MethodName: "CreateGrant",

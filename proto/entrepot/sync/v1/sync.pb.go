@@ -36,8 +36,8 @@ type StartSyncRequest struct {
 	Inspect bool `protobuf:"varint,2,opt,name=inspect,proto3" json:"inspect,omitempty"`
 	// Not before this time.
 	StartAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=start_at,json=startAt,proto3" json:"start_at,omitempty"`
-	// Again this many seconds after each run until cancelled; 0 means once.
-	RepeatEverySeconds int64 `protobuf:"varint,4,opt,name=repeat_every_seconds,json=repeatEverySeconds,proto3" json:"repeat_every_seconds,omitempty"`
+	// Again this many seconds after each run; 0 ends a repetition that was set before, absent leaves it as it is.
+	RepeatEverySeconds *int64 `protobuf:"varint,4,opt,name=repeat_every_seconds,json=repeatEverySeconds,proto3,oneof" json:"repeat_every_seconds,omitempty"`
 	// Read the upstream's index again even if it says that it has not changed.
 	Force bool `protobuf:"varint,5,opt,name=force,proto3" json:"force,omitempty"`
 	// The dialect's word for it, kept with the job; default `synchronize`.
@@ -98,8 +98,8 @@ func (x *StartSyncRequest) GetStartAt() *timestamppb.Timestamp {
 }
 
 func (x *StartSyncRequest) GetRepeatEverySeconds() int64 {
-	if x != nil {
-		return x.RepeatEverySeconds
+	if x != nil && x.RepeatEverySeconds != nil {
+		return *x.RepeatEverySeconds
 	}
 	return 0
 }
@@ -260,9 +260,11 @@ type SyncStatus struct {
 	// When it ended.
 	LastTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_time,json=lastTime,proto3" json:"last_time,omitempty"`
 	// Its job.
-	LastJobId     string `protobuf:"bytes,6,opt,name=last_job_id,json=lastJobId,proto3" json:"last_job_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	LastJobId string `protobuf:"bytes,6,opt,name=last_job_id,json=lastJobId,proto3" json:"last_job_id,omitempty"`
+	// It repeats this many seconds after each run; 0 means it does not.
+	RepeatEverySeconds int64 `protobuf:"varint,7,opt,name=repeat_every_seconds,json=repeatEverySeconds,proto3" json:"repeat_every_seconds,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *SyncStatus) Reset() {
@@ -335,6 +337,13 @@ func (x *SyncStatus) GetLastJobId() string {
 		return x.LastJobId
 	}
 	return ""
+}
+
+func (x *SyncStatus) GetRepeatEverySeconds() int64 {
+	if x != nil {
+		return x.RepeatEverySeconds
+	}
+	return 0
 }
 
 // FailedFile is a file that could not be mirrored.
@@ -605,14 +614,15 @@ var File_entrepot_sync_v1_sync_proto protoreflect.FileDescriptor
 
 const file_entrepot_sync_v1_sync_proto_rawDesc = "" +
 	"\n" +
-	"\x1bentrepot/sync/v1/sync.proto\x12\x10entrepot.sync.v1\x1a\x1bentrepot/jobs/v1/jobs.proto\x1a entrepot/options/v1/access.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdd\x01\n" +
+	"\x1bentrepot/sync/v1/sync.proto\x12\x10entrepot.sync.v1\x1a\x1bentrepot/jobs/v1/jobs.proto\x1a entrepot/options/v1/access.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfb\x01\n" +
 	"\x10StartSyncRequest\x12\x18\n" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12\x18\n" +
 	"\ainspect\x18\x02 \x01(\bR\ainspect\x125\n" +
-	"\bstart_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\astartAt\x120\n" +
-	"\x14repeat_every_seconds\x18\x04 \x01(\x03R\x12repeatEverySeconds\x12\x14\n" +
+	"\bstart_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\astartAt\x125\n" +
+	"\x14repeat_every_seconds\x18\x04 \x01(\x03H\x00R\x12repeatEverySeconds\x88\x01\x01\x12\x14\n" +
 	"\x05force\x18\x05 \x01(\bR\x05force\x12\x16\n" +
-	"\x06action\x18\x06 \x01(\tR\x06action\"0\n" +
+	"\x06action\x18\x06 \x01(\tR\x06actionB\x17\n" +
+	"\x15_repeat_every_seconds\"0\n" +
 	"\x14GetSyncStatusRequest\x12\x18\n" +
 	"\achannel\x18\x01 \x01(\tR\achannel\"\xa5\x01\n" +
 	"\fSubdirStatus\x12\x16\n" +
@@ -621,7 +631,7 @@ const file_entrepot_sync_v1_sync_proto_rawDesc = "" +
 	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x18\n" +
 	"\arecords\x18\x04 \x01(\x03R\arecords\x129\n" +
 	"\n" +
-	"check_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tcheckTime\"\xfd\x01\n" +
+	"check_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tcheckTime\"\xaf\x02\n" +
 	"\n" +
 	"SyncStatus\x12\x18\n" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12\x10\n" +
@@ -629,7 +639,8 @@ const file_entrepot_sync_v1_sync_proto_rawDesc = "" +
 	"\asubdirs\x18\x03 \x03(\v2\x1e.entrepot.sync.v1.SubdirStatusR\asubdirs\x120\n" +
 	"\x04last\x18\x04 \x01(\v2\x1c.entrepot.sync.v1.SyncResultR\x04last\x127\n" +
 	"\tlast_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\blastTime\x12\x1e\n" +
-	"\vlast_job_id\x18\x06 \x01(\tR\tlastJobId\"N\n" +
+	"\vlast_job_id\x18\x06 \x01(\tR\tlastJobId\x120\n" +
+	"\x14repeat_every_seconds\x18\a \x01(\x03R\x12repeatEverySeconds\"N\n" +
 	"\n" +
 	"FailedFile\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x14\n" +
@@ -705,6 +716,7 @@ func file_entrepot_sync_v1_sync_proto_init() {
 	if File_entrepot_sync_v1_sync_proto != nil {
 		return
 	}
+	file_entrepot_sync_v1_sync_proto_msgTypes[0].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -111,7 +111,7 @@ Exit codes: 0 ok · 1 failed · 2 bad input or could not start · 3 not logged i
 		return &exitError{exitUsage, fmt.Errorf("%w (see '%s --help')", err, cmd.CommandPath())}
 	})
 	root.AddGroup(&cobra.Group{ID: "server", Title: "Server:"}, &cobra.Group{ID: "client", Title: "Client:"})
-	for _, c := range []*cobra.Command{serveCommand(), demoCommand(), natsCommand(), migrateCommand(), healthCommand(), configCommand()} {
+	for _, c := range []*cobra.Command{serveCommand(), demoCommand(), natsCommand(), migrateCommand(), backupCommand(), restoreCommand(), healthCommand(), configCommand()} {
 		c.GroupID = "server"
 		root.AddCommand(c)
 	}

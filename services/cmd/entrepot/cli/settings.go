@@ -39,7 +39,15 @@ func addSettings(cmd *cobra.Command) {
 	f.StringSlice("egress-allow", nil, "CIDRs of inner addresses that upstreams may have")
 	f.String("log-level", "", "debug, info, warn or error")
 	f.String("log-format", "", "text or json")
+	f.VisitAll(func(f *pflag.Flag) {
+		if f.Name != "config" {
+			f.Annotations = map[string][]string{isSetting: nil}
+		}
+	})
 }
+
+// isSetting marks the flags that are settings; a command may have others, such as --live.
+const isSetting = "entrepot_setting"
 
 // loadSettings reads defaults, file, variables and flags, in this order, and says what is doubtful.
 func loadSettings(cmd *cobra.Command) (platform.Config, error) {
@@ -52,11 +60,11 @@ func loadSettings(cmd *cobra.Command) (platform.Config, error) {
 	}
 	flags := map[string]any{}
 	cmd.Flags().Visit(func(f *pflag.Flag) {
-		key := strings.ReplaceAll(f.Name, "-", "_")
-		switch f.Name {
-		case "config", "help":
+		if _, ok := f.Annotations[isSetting]; !ok {
 			return
-		case "log-level", "log-format":
+		}
+		key := strings.ReplaceAll(f.Name, "-", "_")
+		if f.Name == "log-level" || f.Name == "log-format" {
 			key = strings.Replace(f.Name, "-", ".", 1)
 		}
 		if v, ok := f.Value.(pflag.SliceValue); ok {

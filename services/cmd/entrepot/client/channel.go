@@ -135,14 +135,18 @@ func (a *app) channelSyncCommand() *cobra.Command {
 			if every < 0 || every > 0 && every < time.Minute {
 				return fault.Field("--every", "--every must be a minute or more, not %s", every)
 			}
-			req.Channel, req.RepeatEverySeconds = args[0], int64(every/time.Second)
+			req.Channel = args[0]
+			if cmd.Flags().Changed("every") {
+				seconds := int64(every / time.Second)
+				req.RepeatEverySeconds = &seconds
+			}
 			return a.sync(cmd, c, req, follow)
 		}),
 	}
 	c.Flags().BoolVar(&follow, "follow", false, "show the progress until the sync has ended")
 	c.Flags().BoolVar(&req.Inspect, "inspect", false, "compare each package's own metadata with the index too")
 	c.Flags().BoolVar(&req.Force, "force", false, "read the upstream's index even if it has not changed")
-	c.Flags().DurationVar(&every, "every", 0, "again this long after each run, such as 6h, until cancelled")
+	c.Flags().DurationVar(&every, "every", 0, "again this long after each run, such as 6h; 0 ends the repetition")
 	a.outputFlag(c)
 	return c
 }

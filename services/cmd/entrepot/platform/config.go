@@ -11,6 +11,7 @@ import (
 
 	"github.com/entrepot-dev/entrepot/pkg/config"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
+	"github.com/entrepot-dev/entrepot/services/storage"
 	"github.com/entrepot-dev/entrepot/services/sync"
 )
 
@@ -43,6 +44,9 @@ type Config struct {
 	BlobURL config.Secret `koanf:"blob_url"`
 	// MasterKeyFile seals signing keys and credentials; default <data_dir>/master-key, made if absent.
 	MasterKeyFile string `koanf:"master_key_file"`
+	// AdminKeyFile gets the first administrator's API key, or holds one that was chosen before the first start; default
+	// <data_dir>/admin-key.
+	AdminKeyFile string `koanf:"admin_key_file"`
 
 	// Services are `host:port` of services that run in other processes, by name.
 	Services map[string]string `koanf:"services"`
@@ -64,6 +68,9 @@ type Config struct {
 	OTLP OTLPConfig  `koanf:"otlp"`
 	Jobs JobsConfig  `koanf:"jobs"`
 	Sync sync.Config `koanf:"sync"`
+
+	// Upkeep looks after what is stored.
+	Upkeep storage.Upkeep `koanf:"upkeep"`
 }
 
 // LogConfig says what is logged and how.
@@ -91,7 +98,7 @@ type JobsConfig struct {
 }
 
 // Targets are the parts that a process can run.
-var Targets = []string{"gateway", "channels", "sync", "identity", "storage", "jobs", "sync-worker", "channels-worker"}
+var Targets = []string{"gateway", "channels", "sync", "identity", "storage", "jobs", "sync-worker", "channels-worker", "storage-worker"}
 
 // All is the target that stands for all of them.
 const All = "all"
@@ -102,9 +109,10 @@ func DefaultConfig() Config {
 		DataDir: defaultDataDir(), Target: []string{All},
 		HTTPAddr: "127.0.0.1:8000", GRPCAddr: "127.0.0.1:9090", ServiceAddr: "127.0.0.1:9091", DataAddr: "127.0.0.1:9092", OpsAddr: "127.0.0.1:9100",
 		MaxUpload: 64 << 30, HotCache: 256 << 20, DatabaseConns: 20,
-		Log:  LogConfig{Level: "info", Format: "text"},
-		Jobs: JobsConfig{LeaseTTL: 30 * time.Second, Retention: 14 * 24 * time.Hour, StreamReplicas: 1},
-		Sync: sync.DefaultConfig(),
+		Log:    LogConfig{Level: "info", Format: "text"},
+		Jobs:   JobsConfig{LeaseTTL: 30 * time.Second, Retention: 14 * 24 * time.Hour, StreamReplicas: 1},
+		Sync:   sync.DefaultConfig(),
+		Upkeep: storage.DefaultUpkeep(),
 	}
 }
 
@@ -117,6 +125,17 @@ func defaultDataDir() string {
 		return filepath.Join(home, ".local", "share", "entrepot")
 	}
 	return "entrepot-data"
+}
+
+// Blobs returns the URL or directory of the blob store.
+func (c Config) Blobs() string { return c.blobURL() }
+
+// MasterKey returns the path of the master key.
+func (c Config) MasterKey() string {
+	if c.MasterKeyFile != "" {
+		return c.MasterKeyFile
+	}
+	return filepath.Join(c.DataDir, "master-key")
 }
 
 // Runs reports whether the process runs the target.
@@ -165,7 +184,7 @@ func (c Config) Validate() error {
 			}
 		}
 	}
-	if err := c.Sync.Validate(); err != nil {
+	for _, err := range []error{c.Sync.Validate(), c.Upkeep.Validate()} {
 		if f, ok := err.(*fault.Error); ok {
 			bad = append(bad, f.Violations...)
 		}

@@ -19,6 +19,8 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/pg"
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 	"github.com/entrepot-dev/entrepot/services/channels"
+	"github.com/entrepot-dev/entrepot/services/identity"
+	"github.com/entrepot-dev/entrepot/services/storage"
 	"github.com/entrepot-dev/entrepot/services/sync"
 )
 
@@ -41,7 +43,7 @@ func (p *Platform) modules() []lifecycle.Module {
 		all = append(all, p.dispatcherModule())
 		runs = append(runs, "dispatcher")
 	}
-	if p.cfg.Runs("sync-worker") || p.cfg.Runs("channels-worker") {
+	if p.cfg.Runs("sync-worker") || p.cfg.Runs("channels-worker") || p.cfg.Runs("storage-worker") {
 		all = append(all, p.workersModule())
 		runs = append(runs, "workers")
 	}
@@ -253,6 +255,11 @@ func (p *Platform) registerJobs() error {
 	if p.cfg.Runs("channels-worker") && p.channels != nil {
 		p.channels.RegisterJobs(p.registry)
 	}
+	if p.cfg.Runs("storage-worker") {
+		if err := storage.Register(p.registry, p.upkeep()); err != nil {
+			return err
+		}
+	}
 	if !p.cfg.Runs("sync-worker") {
 		return nil
 	}
@@ -266,9 +273,20 @@ func (p *Platform) registerJobs() error {
 	}
 	sync.Register(p.registry, sync.WorkerDeps{
 		Deps:  sync.Deps{Pool: p.pool, Jobs: p.jobs, Channels: channelsv1.NewChannelServiceClient(conn), Log: p.log},
-		Blobs: p.blobs, Fetch: p.fetch, Config: p.cfg.Sync,
+		Blobs: p.blobs, Fetch: p.fetch, Roles: p.roles, Config: p.cfg.Sync,
 	})
 	return nil
+}
+
+// upkeep is what the jobs that look after stored things stand on: each service says what it keeps for a time only.
+func (p *Platform) upkeep() storage.WorkerDeps {
+	deps := storage.WorkerDeps{DB: p.pool, Jobs: p.jobs, Blobs: p.blobs, Upkeep: p.cfg.Upkeep, JobRetention: p.cfg.Jobs.Retention, Log: p.log}
+	if keep := p.cfg.Upkeep.AuditRetention; keep > 0 {
+		deps.Retain = append(deps.Retain, storage.Retention{Name: "audit", Purge: func(ctx context.Context, db pg.DB, dryRun bool) (int64, error) {
+			return identity.PurgeAudit(ctx, db, keep, dryRun)
+		}})
+	}
+	return deps
 }
 
 // dataClient reaches the data plane: in memory if storage runs here, else over HTTP.

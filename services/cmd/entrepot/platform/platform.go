@@ -39,11 +39,12 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/telemetry"
 	"github.com/entrepot-dev/entrepot/services/channels"
 	"github.com/entrepot-dev/entrepot/services/identity"
+	"github.com/entrepot-dev/entrepot/services/storage"
 	"github.com/entrepot-dev/entrepot/services/sync"
 )
 
 // Schemas are the parts of the database that this binary knows, in the order of their migration.
-var Schemas = []pg.Schema{jobs.Schema, refs.Schema, audit.Schema, identity.Schema, channels.Schema, sync.Schema}
+var Schemas = []pg.Schema{jobs.Schema, refs.Schema, audit.Schema, identity.Schema, channels.Schema, storage.Schema, sync.Schema}
 
 // Options are what a configuration cannot say.
 type Options struct {
@@ -97,6 +98,7 @@ type Platform struct {
 	jobs     *jobs.Client
 	identity *identity.Service
 	channels *channels.Service
+	storage  *storage.Service
 	gateway  *gateway.Gateway
 }
 

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 
 	"github.com/entrepot-dev/entrepot/gateway"
@@ -92,6 +91,9 @@ func (p *Platform) servicesModule() lifecycle.Module {
 				p.channels.Stop()
 			}
 			p.roles.Stop()
+			if p.storage != nil {
+				p.storage.Stop()
+			}
 			var err error
 			if p.identity != nil {
 				err = p.identity.Stop(ctx)
@@ -145,8 +147,13 @@ func (p *Platform) startIdentityCore(ctx context.Context) error {
 				conf.TargetSecrets[t] = s
 			}
 		}
+		conn, err := p.network.Dial("channels")
+		if err != nil {
+			return err
+		}
 		svc, err := identity.New(ctx, conf, identity.Deps{
-			Pool: p.pool, Roles: p.roles, Master: p.master, Bus: p.bus, Channels: &channelFinder{p}, Jobs: p.verifyJob, Log: p.log,
+			Pool: p.pool, Roles: p.roles, Master: p.master, Bus: p.bus, Log: p.log,
+			Channels: identity.RemoteChannels(channelsv1.NewChannelServiceClient(conn)), Jobs: identity.HeldJobs(p.pool),
 		})
 		if err != nil {
 			return err
@@ -199,10 +206,10 @@ func (p *Platform) registerServices(ctx context.Context) error {
 		syncv1.RegisterSyncServiceServer(p.server, sync.New(sync.Deps{Pool: p.pool, Jobs: p.jobs, Channels: channelsv1.NewChannelServiceClient(conn), Log: p.log}))
 	}
 	if p.cfg.Runs("jobs") {
-		jobsv1.RegisterJobServiceServer(p.server, jobsservice.New(jobsservice.Deps{Jobs: p.jobs, Roles: p.roles}))
+		jobsv1.RegisterJobServiceServer(p.server, jobsservice.New(jobsservice.Deps{DB: p.pool, Jobs: p.jobs, Roles: p.roles, Channel: p.channelAndAge}))
 	}
 	if p.cfg.Runs("storage") {
-		if err := p.registerStorage(); err != nil {
+		if err := p.registerStorage(ctx); err != nil {
 			return err
 		}
 	}
@@ -212,7 +219,7 @@ func (p *Platform) registerServices(ctx context.Context) error {
 	return nil
 }
 
-func (p *Platform) registerStorage() error {
+func (p *Platform) registerStorage(ctx context.Context) error {
 	key := grant.Key{ID: "1", Secret: p.master.Derive("grants")}
 	signer, err := grant.NewSigner(key, nil)
 	if err != nil {
@@ -225,13 +232,17 @@ func (p *Platform) registerStorage() error {
 	if p.plane, err = dataplane.New(dataplane.Options{Store: p.blobs, Verifier: verifier, MaxUpload: int64(p.cfg.MaxUpload), Log: p.log}); err != nil {
 		return err
 	}
-	storagev1.RegisterStorageServiceServer(p.server, storage.New(storage.Deps{DB: p.pool, Grants: signer, MaxUpload: int64(p.cfg.MaxUpload)}))
-	return nil
+	p.storage = storage.New(storage.Deps{DB: p.pool, Jobs: p.jobs, Grants: signer, MaxUpload: int64(p.cfg.MaxUpload), Upkeep: p.cfg.Upkeep})
+	storagev1.RegisterStorageServiceServer(p.server, p.storage)
+	return p.storage.Start(ctx)
 }
 
 // bootstrap makes the first users and the first administrator's key.
 func (p *Platform) bootstrap(ctx context.Context) error {
-	p.ready.AdminKeyFile = filepath.Join(p.cfg.DataDir, "admin-key")
+	p.ready.AdminKeyFile = p.cfg.AdminKeyFile
+	if p.ready.AdminKeyFile == "" {
+		p.ready.AdminKeyFile = filepath.Join(p.cfg.DataDir, "admin-key")
+	}
 	made, err := p.identity.Bootstrap(ctx, identity.BootstrapConfig{AdminKeyFile: p.ready.AdminKeyFile, Dev: p.cfg.Dev})
 	if err != nil {
 		return err
@@ -285,47 +296,23 @@ func (p *Platform) awaitRoles(ctx context.Context) error {
 
 // findChannel resolves a channel for services that do not run beside the channels service.
 func (p *Platform) findChannel(ctx context.Context, name string) (authz.Resource, error) {
+	res, _, err := p.channelAndAge(ctx, name)
+	return res, err
+}
+
+// channelAndAge resolves a channel, and says when it was made.
+func (p *Platform) channelAndAge(ctx context.Context, name string) (authz.Resource, time.Time, error) {
 	conn, err := p.network.Dial("channels")
 	if err != nil {
-		return authz.Resource{}, err
+		return authz.Resource{}, time.Time{}, err
 	}
 	ch, err := channelsv1.NewChannelServiceClient(conn).GetChannel(authn.WithSelf(ctx), &channelsv1.GetChannelRequest{Channel: name})
 	if err != nil {
-		return authz.Resource{}, err
+		return authz.Resource{}, time.Time{}, err
 	}
-	return authz.Resource{Kind: authz.Channel, ID: ch.GetId(), Name: ch.GetName(), Namespace: ch.GetNamespace(), Public: !ch.GetPrivate()}, nil
-}
-
-// channelFinder tells identity which channels and packages there are, when a key is narrowed to some.
-type channelFinder struct{ p *Platform }
-
-func (f *channelFinder) Channel(ctx context.Context, name string) (authz.Resource, error) {
-	return f.p.findChannel(ctx, name)
-}
-
-func (f *channelFinder) Package(ctx context.Context, channel authz.Resource, name string) error {
-	conn, err := f.p.network.Dial("channels")
-	if err != nil {
-		return err
-	}
-	_, err = channelsv1.NewChannelServiceClient(conn).GetPackage(authn.WithSelf(ctx), &channelsv1.GetPackageRequest{Channel: channel.Name, Package: name})
-	return err
-}
-
-// verifyJob tells identity whom a job runs as, if the claim is the current one.
-func (p *Platform) verifyJob(ctx context.Context, id string, claim int64) (authn.Caller, error) {
-	u, err := uuid.Parse(id)
-	if err != nil {
-		return authn.Caller{}, fault.Field("job_id", "a job's id is a UUID")
-	}
-	info, err := p.jobs.Get(ctx, u)
-	if err != nil {
-		return authn.Caller{}, err
-	}
-	if info.State != jobs.Running || info.Claim != claim {
-		return authn.Caller{}, fault.New(fault.LostRace, "the job's claim is not the current one")
-	}
-	return authn.Unmarshal(info.Principal.Data)
+	return authz.Resource{
+		Kind: authz.Channel, ID: ch.GetId(), Name: ch.GetName(), Namespace: ch.GetNamespace(), Public: !ch.GetPrivate(),
+	}, ch.GetCreateTime().AsTime(), nil
 }
 
 // headHandler tells the edge's cache about publications.

@@ -149,10 +149,21 @@ func TestFrontDoor(t *testing.T) {
 	t.Run("metadata of a stranger's reaches no service", func(t *testing.T) {
 		erin := w.User("erin").Key
 		for _, pairs := range [][]string{
-			{"entrepot-target", "gateway:guess"}, {"entrepot-target", "all:" + w.AdminKey}, {"entrepot-token", "x"}, {"x-entrepot-token", "x"},
-			{"x-user-id", "alice"}, {"grpc-metadata-authorization", "Bearer " + w.AdminKey}, {"grpcgateway-authorization", "Bearer " + w.AdminKey},
-			{"x-api-key", w.AdminKey}, {"cookie", w.Login("alice")}, {"x-forwarded-user", "alice"}, {"entrepot-token-bin", "\x00\xff"}, {"user-bin", "alice"},
-			{"x-request-id", "spoofed"}, {"entrepot-request-id", "spoofed"}, {"baggage", "user=alice"},
+			{"entrepot-target", "gateway:guess"},
+			{"entrepot-target", "all:" + w.AdminKey},
+			{"entrepot-token", "x"},
+			{"x-entrepot-token", "x"},
+			{"x-user-id", "alice"},
+			{"grpc-metadata-authorization", "Bearer " + w.AdminKey},
+			{"grpcgateway-authorization", "Bearer " + w.AdminKey},
+			{"x-api-key", w.AdminKey},
+			{"cookie", w.Login("alice")},
+			{"x-forwarded-user", "alice"},
+			{"entrepot-token-bin", "\x00\xff"},
+			{"user-bin", "alice"},
+			{"x-request-id", "spoofed"},
+			{"entrepot-request-id", "spoofed"},
+			{"baggage", "user=alice"},
 		} {
 			ctx := metadata.AppendToOutgoingContext(bearer(t.Context(), erin), pairs...)
 			me, err := identityv1.NewIdentityServiceClient(conn).GetMe(ctx, &identityv1.GetMeRequest{})
@@ -242,8 +253,13 @@ func rawCall(t *testing.T, addr, path string) string {
 	var block strings.Builder
 	enc := hpack.NewEncoder(&block)
 	for _, h := range [][2]string{
-		{":method", "POST"}, {":scheme", "http"}, {":authority", addr}, {":path", path},
-		{"content-type", "application/grpc"}, {"te", "trailers"}, {"authorization", "Bearer x"},
+		{":method", "POST"},
+		{":scheme", "http"},
+		{":authority", addr},
+		{":path", path},
+		{"content-type", "application/grpc"},
+		{"te", "trailers"},
+		{"authorization", "Bearer x"},
 	} {
 		_ = enc.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]}) // a Builder takes all
 	}
@@ -337,7 +353,7 @@ func TestExampleClient(t *testing.T) {
 	run := exec.CommandContext(t.Context(), bin, "-addr", s.GRPCAddr, "-upstream", upstream(t).URL, "-channel", "example")
 	run.Env = append(os.Environ(), "ENTREPOT_API_KEY="+s.AdminKey)
 	out, err := run.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "succeeded") {
+	if err != nil || !strings.Contains(string(out), "JOB_STATE_SUCCEEDED\nadded 12, failed 0") {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

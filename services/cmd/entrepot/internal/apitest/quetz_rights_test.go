@@ -3,6 +3,7 @@ package apitest
 import (
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/entrepot-dev/entrepot/services/cmd/entrepot/platform/platformtest"
@@ -115,6 +116,9 @@ func quetzRights() []rights {
 func TestQuetzRights(t *testing.T) {
 	w := newWorld(t)
 	ch := w.newChannel(t)
+	for _, who := range everyone {
+		w.as(t, who, ch) // makes the keys
+	}
 	rows := map[string]rights{}
 	for _, r := range quetzRights() {
 		rows[r.route] = r
@@ -128,13 +132,7 @@ func TestQuetzRights(t *testing.T) {
 		}
 		delete(rows, name)
 		t.Run(name, func(t *testing.T) {
-			if ch == nil {
-				ch = w.newChannel(t)
-			}
-			for i, who := range everyone {
-				if ch == nil {
-					ch = w.newChannel(t)
-				}
+			ask := func(i int, who string) (used bool) {
 				path := strings.NewReplacer(
 					"{channel}", ch.name, "{channel_name}", ch.name, "{package}", ch.pkg.name, "{package_name}", ch.pkg.name,
 					"{platform}", ch.pkg.subdir, "{filename}", ch.pkg.filename, "{path...}", ch.pkg.subdir+"/"+ch.pkg.filename,
@@ -150,15 +148,27 @@ func TestQuetzRights(t *testing.T) {
 					t.Errorf("%s: status %d, want %d: %s", who, resp.Status, row.want[i], resp.Body)
 				}
 				switch {
-				case resp.Status == 401 && !strings.Contains(detail(t, resp), "Not "): // Not logged in, Not allowed
+				case resp.Status == 401 && !strings.Contains(string(resp.Body), `"Not logged in"`):
 					t.Errorf("%s: %s", who, resp.Body)
-				case resp.Status == 403 && detail(t, resp) != "No permission":
+				case resp.Status == 403 && string(resp.Body) != `{"detail":"No permission"}`:
 					t.Errorf("%s: %s", who, resp.Body)
 				case resp.Status >= 500:
 					t.Errorf("%s: %s", who, resp.Body)
 				}
-				if row.changes && resp.Status < 300 {
-					ch = nil
+				return row.changes && resp.Status < 300
+			}
+			// Those who change nothing ask at the same time: a refusal waits for the next look at the roles.
+			var asking sync.WaitGroup
+			for i, who := range everyone {
+				if row.changes && row.want[i] < 300 {
+					continue
+				}
+				asking.Go(func() { ask(i, who) })
+			}
+			asking.Wait()
+			for i, who := range everyone {
+				if row.changes && row.want[i] < 300 && ask(i, who) {
+					ch = w.newChannel(t)
 				}
 			}
 		})

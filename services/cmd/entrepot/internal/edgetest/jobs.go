@@ -169,7 +169,7 @@ func (s *Server) mirror(c *channel, j *job, upstream string) (*result, error) {
 		case hexSHA(data) != rec.SHA256:
 			res.Failed++
 			res.Failures = append(res.Failures, failure{path, "the bytes have another SHA-256 than the index says", "DIGEST_MISMATCH"})
-			s.emit(j, &jobsv1.JobEvent{Event: &jobsv1.JobEvent_Log{Log: &jobsv1.LogLine{Level: "warn", Text: path + " is damaged"}}})
+			s.emit(j, &jobsv1.JobEvent{Event: &jobsv1.JobEvent_Log{Log: &jobsv1.LogLine{Level: "error", Text: path + " is damaged"}}})
 		case have != nil && have.file.GetSha256() == rec.SHA256:
 			res.Unchanged++
 		default:

@@ -86,7 +86,11 @@ func (m *Meter) Update(s State) {
 	if m.opts.Terminal {
 		least = redraw
 	}
-	if !m.shown.IsZero() && now.Sub(m.shown) < least {
+	last := m.shown
+	if last.IsZero() && !m.opts.Terminal {
+		last = m.start // what is done at once leaves no line in a log
+	}
+	if !last.IsZero() && now.Sub(last) < least {
 		return
 	}
 	m.shown = now

@@ -29,8 +29,7 @@ func TestALogGetsALineNowAndThen(t *testing.T) {
 	if d := m.Done(); d != 10*time.Second {
 		t.Errorf("took %s", d)
 	}
-	want := `…  0/100 packages
-…  30/100 packages  30.0 kB  10.0 kB/s  ETA 7.00s
+	want := `…  30/100 packages  30.0 kB  10.0 kB/s  ETA 7.00s
 …  60/100 packages  60.0 kB  10.0 kB/s  ETA 4.00s
 …  90/100 packages  90.0 kB  10.0 kB/s  ETA 1.00s
 a word in between
