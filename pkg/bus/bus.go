@@ -153,8 +153,10 @@ func Classify(err error) error {
 	if err == nil || errors.As(err, &known) {
 		return err
 	}
-	for _, e := range []error{nats.ErrConnectionClosed, nats.ErrDisconnected, nats.ErrConnectionDraining, nats.ErrReconnectBufExceeded,
-		nats.ErrNoResponders, nats.ErrTimeout, nats.ErrNoServers, jetstream.ErrJetStreamNotEnabled, jetstream.ErrNoStreamResponse} {
+	for _, e := range []error{
+		nats.ErrConnectionClosed, nats.ErrDisconnected, nats.ErrConnectionDraining, nats.ErrReconnectBufExceeded,
+		nats.ErrNoResponders, nats.ErrTimeout, nats.ErrNoServers, jetstream.ErrJetStreamNotEnabled, jetstream.ErrNoStreamResponse,
+	} {
 		if errors.Is(err, e) {
 			return fault.New(fault.Unavailable, "%w", err)
 		}

@@ -71,7 +71,7 @@ func (b *Bus) probeOne(ctx context.Context, stream string) error {
 	if err != nil {
 		return fmt.Errorf("fetch: %w", err)
 	}
-	for msg := range batch.Messages() {
+	if msg, ok := <-batch.Messages(); ok {
 		if err := msg.DoubleAck(ctx); err != nil { // a work queue forgets it with the acknowledgement
 			return fmt.Errorf("acknowledge message %d: %w", ack.Sequence, err)
 		}

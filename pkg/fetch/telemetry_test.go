@@ -48,11 +48,11 @@ func TestTelemetryIsBoundedAndHoldsNoSecret(t *testing.T) {
 	got := map[string]string{}
 	for _, s := range spans.GetSpans() {
 		for _, a := range s.Attributes {
-			if strings.Contains(a.Value.Emit(), "canary") {
-				t.Errorf("span attribute %s=%s", a.Key, a.Value.Emit())
+			if strings.Contains(a.Value.String(), "canary") {
+				t.Errorf("span attribute %s=%s", a.Key, a.Value.String())
 			}
 			if a.Key == "url.full" {
-				got[strings.TrimPrefix(a.Value.Emit(), up.URL)] = fmt.Sprintf("%s %d", s.Status.Code, len(s.Events))
+				got[strings.TrimPrefix(a.Value.String(), up.URL)] = fmt.Sprintf("%s %d", s.Status.Code, len(s.Events))
 			}
 		}
 	}
@@ -75,7 +75,7 @@ func TestTelemetryIsBoundedAndHoldsNoSecret(t *testing.T) {
 		for _, p := range sum.DataPoints {
 			var labels []string
 			for _, a := range p.Attributes.ToSlice() {
-				labels = append(labels, string(a.Key)+"="+a.Value.Emit())
+				labels = append(labels, string(a.Key)+"="+a.Value.String())
 			}
 			counts[m.Name+" "+strings.Join(labels, " ")] = p.Value
 		}

@@ -44,8 +44,14 @@ func (c *DispatcherConfig) defaults() {
 	for _, d := range []struct {
 		to  *time.Duration
 		def time.Duration
-	}{{&c.Poll, time.Second}, {&c.Sweep, time.Second}, {&c.SuspectAfter, 5 * time.Second}, {&c.RedispatchAfter, 30 * time.Second},
-		{&c.LeaderTTL, 10 * time.Second}, {&c.Retention, 14 * 24 * time.Hour}} {
+	}{
+		{&c.Poll, time.Second},
+		{&c.Sweep, time.Second},
+		{&c.SuspectAfter, 5 * time.Second},
+		{&c.RedispatchAfter, 30 * time.Second},
+		{&c.LeaderTTL, 10 * time.Second},
+		{&c.Retention, 14 * 24 * time.Hour},
+	} {
 		if *d.to == 0 {
 			*d.to = d.def
 		}

@@ -218,7 +218,8 @@ func (f *follower) look(ctx context.Context) error {
 func (f *follower) tell(info Info) error {
 	f.state = info.State
 	e := Event{ID: f.at.String(), Kind: EventState, Job: info.ID, Time: info.lastChange(), State: &StateEvent{
-		State: info.State, Failures: info.Failures, Error: info.LastError, Result: info.Result, Progress: info.Progress}}
+		State: info.State, Failures: info.Failures, Error: info.LastError, Result: info.Result, Progress: info.Progress,
+	}}
 	if !f.yield(e, nil) {
 		return errEnough
 	}

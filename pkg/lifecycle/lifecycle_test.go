@@ -232,7 +232,7 @@ func TestChecks(t *testing.T) {
 		g.Add(
 			lifecycle.Module{Name: "plain"},
 			lifecycle.Module{Name: "sick", Check: func(context.Context) error { return sick }},
-			lifecycle.Module{Name: "polite", Check: func(ctx context.Context) error { <-ctx.Done(); time.Sleep(1); return ctx.Err() }},
+			lifecycle.Module{Name: "polite", Check: func(ctx context.Context) error { <-ctx.Done(); time.Sleep(time.Nanosecond); return ctx.Err() }},
 			lifecycle.Module{Name: "hung", Check: func(context.Context) error { time.Sleep(time.Minute); return nil }},
 		)
 		if err := g.Checks(t.Context())["plain"]; !fault.Is(err, fault.Unavailable) {

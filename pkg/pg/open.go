@@ -29,7 +29,7 @@ type DB interface {
 
 var (
 	_ DB = (*pgxpool.Pool)(nil)
-	_ DB = (pgx.Tx)(nil)
+	_ DB = pgx.Tx(nil)
 )
 
 // PoolConfig says what a pool is like. What the connection string says itself (pool_max_conns, application_name) is
@@ -59,7 +59,7 @@ func Open(ctx context.Context, url string, cfg PoolConfig) (*pgxpool.Pool, error
 		pc.ConnConfig.RuntimeParams["application_name"] = cfg.AppName
 	}
 	if cfg.Tracer {
-		pc.ConnConfig.Tracer = otelpgx.NewTracer(otelpgx.WithTrimSQLInSpanName(), otelpgx.WithDisableConnectionDetailsInAttributes())
+		pc.ConnConfig.Tracer = otelpgx.NewTracer(otelpgx.WithDisableConnectionDetailsInAttributes())
 	}
 	if _, ok := pc.ConnConfig.RuntimeParams["timezone"]; !ok {
 		pc.ConnConfig.RuntimeParams["timezone"] = "UTC"

@@ -118,8 +118,10 @@ func TestImport(t *testing.T) {
 			b.startJobs()
 			b.settled()
 			doc := b.repodata("mir", "noarch")
-			want := document{Info: map[string]any{"subdir": "noarch", "x": 1.0}, Packages: map[string]json.RawMessage{},
-				Conda: map[string]json.RawMessage{"a-1-0.conda": e1.Record}, Removed: []string{"a-0-0.conda", "gone-1-0.tar.bz2"}, Version: 1}
+			want := document{
+				Info: map[string]any{"subdir": "noarch", "x": 1.0}, Packages: map[string]json.RawMessage{},
+				Conda: map[string]json.RawMessage{"a-1-0.conda": e1.Record}, Removed: []string{"a-0-0.conda", "gone-1-0.tar.bz2"}, Version: 1,
+			}
 			if d := cmp.Diff(want, doc); d != "" {
 				t.Errorf("repodata (-want +got):\n%s", d)
 			}

@@ -111,9 +111,11 @@ func TestTheOtherIndexFilesFollow(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := data.Packages["zlib"]
-	want := map[string]any{"summary": "Compress & co", "home": "https://example.org", "doc_url": "https://docs.example.org", "license": "Zlib",
+	want := map[string]any{
+		"summary": "Compress & co", "home": "https://example.org", "doc_url": "https://docs.example.org", "license": "Zlib",
 		"version": "1.10", "timestamp": 1_700_000_000.0, "run_exports": map[string]any{"1.10": map[string]any{"weak": []any{"zlib >=1.10"}}},
-		"subdirs": []any{"linux-64"}, "post_link": false}
+		"subdirs": []any{"linux-64"}, "post_link": false,
+	}
 	for k, v := range want {
 		if d := cmp.Diff(v, got[k]); d != "" {
 			t.Errorf("%s:\n%s", k, d)
@@ -181,8 +183,10 @@ func TestANewChannelHasAllIndexFiles(t *testing.T) {
 	for _, p := range []string{"noarch/repodata.json", "noarch/current_repodata.json", "noarch/run_exports.json", "channeldata.json"} {
 		b.sameForms("main", p)
 	}
-	b.create(b.admin, &channelsv1.CreateChannelRequest{Name: "prox", Private: new(false),
-		Mirror: &channelsv1.MirrorSettings{Url: "https://up.example/chan/"}, Kind: channelsv1.ChannelKind_CHANNEL_KIND_PROXY})
+	b.create(b.admin, &channelsv1.CreateChannelRequest{
+		Name: "prox", Private: new(false),
+		Mirror: &channelsv1.MirrorSettings{Url: "https://up.example/chan/"}, Kind: channelsv1.ChannelKind_CHANNEL_KIND_PROXY,
+	})
 	b.settled()
 	if b.resolve("prox", "channeldata.json").GetFound() {
 		t.Error("a proxy has an index of its own")

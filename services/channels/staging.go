@@ -36,11 +36,6 @@ CREATE TEMP TABLE IF NOT EXISTS channels_touched (
 	arch text COLLATE "C" NOT NULL, name text COLLATE "C" NOT NULL, PRIMARY KEY (arch, name)
 ) ON COMMIT DELETE ROWS;`
 
-const (
-	opPut    = 1
-	opRemove = 2
-)
-
 // staging is the temporary tables within a publishing transaction.
 type staging struct {
 	tx      pgx.Tx
@@ -83,8 +78,10 @@ type plannedFile struct {
 	uploader    string
 }
 
-var planColumns = []string{"path", "digest", "md5", "size", "name", "version", "build", "build_number", "arch", "record", "run_exports",
-	"keep", "redirect", "url", "uploader"}
+var planColumns = []string{
+	"path", "digest", "md5", "size", "name", "version", "build", "build_number", "arch", "record", "run_exports",
+	"keep", "redirect", "url", "uploader",
+}
 
 // plan copies files into channels_plan; next returns false after the last one.
 func (s *staging) plan(ctx context.Context, next func() (plannedFile, bool, error)) error {
@@ -95,8 +92,10 @@ func (s *staging) plan(ctx context.Context, next func() (plannedFile, bool, erro
 			source = err
 			return nil, err
 		}
-		return []any{f.path, nullBytes(f.digest), nullBytes(f.md5), f.size, f.name, f.version, f.build, f.buildNumber, f.arch, notNull(f.record),
-			nullBytes(f.runExports), f.keep, f.redirect, f.url, f.uploader}, nil
+		return []any{
+			f.path, nullBytes(f.digest), nullBytes(f.md5), f.size, f.name, f.version, f.build, f.buildNumber, f.arch, notNull(f.record),
+			nullBytes(f.runExports), f.keep, f.redirect, f.url, f.uploader,
+		}, nil
 	}))
 	if source != nil {
 		return source

@@ -26,8 +26,10 @@ func TestUpload(t *testing.T) {
 	t.Run("a package is listed in its shard at once, with what was measured and what it says", func(t *testing.T) {
 		b := setup(t)
 		b.hosted("main")
-		s := spec{name: "tool", version: "1.2", number: 3, subdir: "linux-64", about: &archive.About{Summary: "a tool", Home: "https://tool.example"},
-			runExports: &archive.RunExports{Weak: archive.StringList{"tool >=1.2"}}}
+		s := spec{
+			name: "tool", version: "1.2", number: 3, subdir: "linux-64", about: &archive.About{Summary: "a tool", Home: "https://tool.example"},
+			runExports: &archive.RunExports{Weak: archive.StringList{"tool >=1.2"}},
+		}
 		r := b.mustUpload("main", s)
 		if r.GetRevision() != 2 || len(r.GetFiles()) != 1 {
 			t.Fatalf("got %v", r)
@@ -38,8 +40,10 @@ func TestUpload(t *testing.T) {
 			Path: "linux-64/tool-1.2-h0_3.conda", Sha256: blob.Sum(data).String(), Size: int64(len(data)), Name: "tool", Version: "1.2",
 			Build: "h0_3", BuildNumber: 3, Subdir: "linux-64", AddedRevision: 2, Uploader: "alice",
 		}
-		got := &channelsv1.File{Path: f.Path, Sha256: f.Sha256, Size: f.Size, Name: f.Name, Version: f.Version, Build: f.Build, BuildNumber: f.BuildNumber,
-			Subdir: f.Subdir, AddedRevision: f.AddedRevision, Uploader: f.Uploader}
+		got := &channelsv1.File{
+			Path: f.Path, Sha256: f.Sha256, Size: f.Size, Name: f.Name, Version: f.Version, Build: f.Build, BuildNumber: f.BuildNumber,
+			Subdir: f.Subdir, AddedRevision: f.AddedRevision, Uploader: f.Uploader,
+		}
 		if d := cmp.Diff(want.String(), got.String()); d != "" {
 			t.Errorf("file (-want +got):\n%s", d)
 		}
@@ -209,8 +213,10 @@ func TestUpload(t *testing.T) {
 	t.Run("mirrors and proxies take no uploads and deletions, before rights are looked at", func(t *testing.T) {
 		b := setup(t)
 		b.mirror("mir")
-		b.create(b.admin, &channelsv1.CreateChannelRequest{Name: "pro", Private: new(false), Kind: channelsv1.ChannelKind_CHANNEL_KIND_PROXY,
-			Mirror: &channelsv1.MirrorSettings{Url: "https://up.example/c"}})
+		b.create(b.admin, &channelsv1.CreateChannelRequest{
+			Name: "pro", Private: new(false), Kind: channelsv1.ChannelKind_CHANNEL_KIND_PROXY,
+			Mirror: &channelsv1.MirrorSettings{Url: "https://up.example/c"},
+		})
 		for name, text := range map[string]string{"mir": "This method is not implemented for mirror channels", "pro": "This method is not implemented for proxy channels"} {
 			for _, c := range []authn.Caller{b.admin, b.eve} {
 				_, err := b.upload(c, name, spec{name: "a"})
@@ -342,9 +348,9 @@ func TestUploadsTogether(t *testing.T) {
 		if err != nil || ch.GetSize() > limit || ok < 9 || ok > 11 || ch.GetFileCount() != int64(ok) {
 			t.Errorf("%d uploads made it to %d of %d bytes (%v)", ok, ch.GetSize(), limit, err)
 		}
-		r, err := b.api.CheckUpload(b.as(b.admin), &channelsv1.CheckUploadRequest{Channel: "main", Size: 10 * size})
+		_, err = b.api.CheckUpload(b.as(b.admin), &channelsv1.CheckUploadRequest{Channel: "main", Size: 10 * size})
 		wantFault(t, err, fault.Exhausted, "QUOTA", "")
-		if r, err = b.api.CheckUpload(b.as(b.admin), &channelsv1.CheckUploadRequest{Channel: "main"}); err != nil || r.GetRemaining() != limit-ch.GetSize() {
+		if r, err := b.api.CheckUpload(b.as(b.admin), &channelsv1.CheckUploadRequest{Channel: "main"}); err != nil || r.GetRemaining() != limit-ch.GetSize() {
 			t.Errorf("remaining %v, %v", r, err)
 		}
 	})

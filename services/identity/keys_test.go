@@ -127,16 +127,25 @@ func TestAPIKeys(t *testing.T) {
 			user, role, resource string
 			want                 fault.Kind // Internal: none
 		}{
-			{"bob", "maintainer", "channel/main", fault.Internal}, {"bob", "owner", "channel/main", fault.Denied},
-			{"bob", "maintainer", "package/main/numpy", fault.Internal}, {"bob", "owner", "package/main/numpy", fault.Denied},
-			{"carol", "member", "package/main/numpy", fault.Internal}, {"carol", "owner", "package/main/numpy", fault.Denied},
+			{"bob", "maintainer", "channel/main", fault.Internal},
+			{"bob", "owner", "channel/main", fault.Denied},
+			{"bob", "maintainer", "package/main/numpy", fault.Internal},
+			{"bob", "owner", "package/main/numpy", fault.Denied},
+			{"carol", "member", "package/main/numpy", fault.Internal},
+			{"carol", "owner", "package/main/numpy", fault.Denied},
 			{"carol", "member", "channel/main", fault.Denied},
 			{"dave", "member", "channel/main", fault.Denied},
-			{"alice", "owner", "channel/main", fault.Internal}, {"alice", "owner", "server", fault.Internal},
-			{"bob", "maintainer", "server", fault.Denied}, {"bob", "member", "server", fault.Internal},
-			{"bob", "member", "channel/none", fault.NotFound}, {"bob", "member", "package/main/none", fault.NotFound},
-			{"bob", "member", "channel/", fault.Invalid}, {"bob", "member", "user/x", fault.Invalid}, {"bob", "member", "package/main", fault.Invalid},
-			{"bob", "king", "channel/main", fault.Invalid}, {"bob", "", "channel/main", fault.Invalid},
+			{"alice", "owner", "channel/main", fault.Internal},
+			{"alice", "owner", "server", fault.Internal},
+			{"bob", "maintainer", "server", fault.Denied},
+			{"bob", "member", "server", fault.Internal},
+			{"bob", "member", "channel/none", fault.NotFound},
+			{"bob", "member", "package/main/none", fault.NotFound},
+			{"bob", "member", "channel/", fault.Invalid},
+			{"bob", "member", "user/x", fault.Invalid},
+			{"bob", "member", "package/main", fault.Invalid},
+			{"bob", "king", "channel/main", fault.Invalid},
+			{"bob", "", "channel/main", fault.Invalid},
 		} {
 			ctx, _ := b.user(t, row.user)
 			_, err := b.client.CreateApiKey(ctx, &identityv1.CreateApiKeyRequest{Roles: grants(row.role, row.resource)})

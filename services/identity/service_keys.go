@@ -3,6 +3,7 @@ package identity
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -122,6 +123,10 @@ func (s *Service) ListApiKeys(ctx context.Context, _ *identityv1.ListApiKeysRequ
 	keys, err := st.keysOf(ctx, caller.UserID)
 	if err != nil {
 		return nil, err
+	}
+	if caller.Scoped {
+		// A key that is narrowed to one channel must not tell which others its user has keys for.
+		keys = slices.DeleteFunc(keys, func(k apiKey) bool { return k.ID != caller.KeyID })
 	}
 	ids := make([]string, 0, len(keys))
 	for _, k := range keys {

@@ -174,9 +174,16 @@ func TestTargetCredentials(t *testing.T) {
 		name, secret string
 		ok           bool
 	}{
-		{"sync", derived, true}, {"sync", "configured", true}, {"gateway", identity.TargetSecret(b.master, "gateway"), true},
-		{"sync", "", false}, {"sync", "guess", false}, {"gateway", derived, false}, {"gateway", "configured", false}, {"gateway", "", false},
-		{"nobody", identity.TargetSecret(b.master, "nobody"), false}, {"", "", false},
+		{"sync", derived, true},
+		{"sync", "configured", true},
+		{"gateway", identity.TargetSecret(b.master, "gateway"), true},
+		{"sync", "", false},
+		{"sync", "guess", false},
+		{"gateway", derived, false},
+		{"gateway", "configured", false},
+		{"gateway", "", false},
+		{"nobody", identity.TargetSecret(b.master, "nobody"), false},
+		{"", "", false},
 	} {
 		if err := verify(t.Context(), row.name, row.secret); (err == nil) != row.ok {
 			t.Errorf("%s with %q: %v", row.name, row.secret, err)

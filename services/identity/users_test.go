@@ -49,8 +49,16 @@ func TestUsers(t *testing.T) {
 		b := setup(t)
 		alice, _ := b.login(t, b.key)
 		for _, req := range []*identityv1.CreateUserRequest{
-			{}, {Username: "a b"}, {Username: "a/b"}, {Username: ".."}, {Username: "é"}, {Username: strings.Repeat("a", 65)}, {Username: "-a"},
-			{Username: "ok", Role: "king"}, {Username: "ok", AvatarUrl: "javascript:alert(1)"}, {Username: "ok", Name: "a\x00b"},
+			{},
+			{Username: "a b"},
+			{Username: "a/b"},
+			{Username: ".."},
+			{Username: "é"},
+			{Username: strings.Repeat("a", 65)},
+			{Username: "-a"},
+			{Username: "ok", Role: "king"},
+			{Username: "ok", AvatarUrl: "javascript:alert(1)"},
+			{Username: "ok", Name: "a\x00b"},
 			{Username: "ok", Name: strings.Repeat("x", 256)},
 		} {
 			_, err := b.client.CreateUser(alice, req)

@@ -138,8 +138,10 @@ func TestOddRecordsConcernThemselves(t *testing.T) {
 		}
 		got[f.Path]++
 	}
-	wantFailed := map[string]int{"noarch/bad-sha-1-0.conda": 1, "noarch/x-2-0.conda": 1, "noarch/a/../b-1-0.conda": 1, "noarch/list-1-0.conda": 1,
-		"noarch/twice-1-0.conda": 1, "noarch/inf-1-0.conda": 1, "noarch/removed": 2}
+	wantFailed := map[string]int{
+		"noarch/bad-sha-1-0.conda": 1, "noarch/x-2-0.conda": 1, "noarch/a/../b-1-0.conda": 1, "noarch/list-1-0.conda": 1,
+		"noarch/twice-1-0.conda": 1, "noarch/inf-1-0.conda": 1, "noarch/removed": 2,
+	}
 	if diff := cmp.Diff(wantFailed, got); diff != "" {
 		t.Errorf("failures (-want +got):\n%s", diff)
 	}

@@ -160,8 +160,10 @@ func TestIndexFallbacks(t *testing.T) {
 		}, want: "noarch/repodata.json"},
 		"a page of a captive portal": {zst: func(*bundle) http.HandlerFunc { return fetchtest.Body([]byte("<html>log in</html>")) }, want: "noarch/repodata.json"},
 		"an empty file":              {zst: func(*bundle) http.HandlerFunc { return fetchtest.Body(nil) }, want: "noarch/repodata.json"},
-		"only before patches": {zst: status(404), plain: status(404), patched: func(b *bundle) http.HandlerFunc { return fetchtest.File(doc(b)) },
-			want: "noarch/repodata_from_packages.json"},
+		"only before patches": {
+			zst: status(404), plain: status(404), patched: func(b *bundle) http.HandlerFunc { return fetchtest.File(doc(b)) },
+			want: "noarch/repodata_from_packages.json",
+		},
 		"nothing whole":     {zst: status(500), plain: status(503), want: "repodata.json.zst: get "},
 		"refused is enough": {zst: func(*bundle) http.HandlerFunc { return fetchtest.Redirect(302, "http://10.0.0.1/") }, want: "--egress-allow"},
 	} {

@@ -155,8 +155,10 @@ func demoInputs() []Input {
 
 func demoMeta() Meta {
 	return Meta{
-		Index: Index{Name: "demo", Version: "1.0", Build: "py_0", Subdir: "noarch", Noarch: NoarchPython,
-			Depends: StringList{"python >=3.9"}, Timestamp: 1700000000123, License: "MIT"},
+		Index: Index{
+			Name: "demo", Version: "1.0", Build: "py_0", Subdir: "noarch", Noarch: NoarchPython,
+			Depends: StringList{"python >=3.9"}, Timestamp: 1700000000123, License: "MIT",
+		},
 		About:      &About{Summary: "A demonstration", Home: "https://example.org"},
 		RunExports: &RunExports{Weak: StringList{"demo >=1"}},
 		Link:       &Link{Version: 1, Noarch: LinkNoarch{Type: NoarchPython, EntryPoints: StringList{"demo = demo:main"}}},

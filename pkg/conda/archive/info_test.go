@@ -59,8 +59,10 @@ func TestOldSpellingsAreUnderstood(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Index{Name: "demo", Version: "1.0", Build: "0", Subdir: "linux-64", Depends: StringList{"python"},
-		TrackFeatures: Features{"a", "b", "c"}, Features: Features{"x"}, Timestamp: 1500000000000, License: "MIT, BSD", Noarch: NoarchGeneric}
+	want := Index{
+		Name: "demo", Version: "1.0", Build: "0", Subdir: "linux-64", Depends: StringList{"python"},
+		TrackFeatures: Features{"a", "b", "c"}, Features: Features{"x"}, Timestamp: 1500000000000, License: "MIT, BSD", Noarch: NoarchGeneric,
+	}
 	if diff := cmp.Diff(want, info.Index); diff != "" {
 		t.Error(diff)
 	}
@@ -86,8 +88,10 @@ func TestEntryPoints(t *testing.T) {
 	if diff := cmp.Diff(EntryPoint{"py.test", "_pytest.config", "console.main"}, got); diff != "" || err != nil {
 		t.Error(err, diff)
 	}
-	for _, s := range []string{"", "a", "a=b", "=b:c", "a=:c", "a=b:", "a/b=c:d", `a\b=c:d`, "../a=c:d", ".a=c:d", "-a=c:d", "a b=c:d",
-		"a\n=c:d", "a\x00b=c:d", "a=c:d;import os", "a=c.:d", "a=c d:e", "a=c:d()", "a=os\nimport x:y", "a=c:d:e", "a=1c:d", "C:a=b:c"} {
+	for _, s := range []string{
+		"", "a", "a=b", "=b:c", "a=:c", "a=b:", "a/b=c:d", `a\b=c:d`, "../a=c:d", ".a=c:d", "-a=c:d", "a b=c:d",
+		"a\n=c:d", "a\x00b=c:d", "a=c:d;import os", "a=c.:d", "a=c d:e", "a=c:d()", "a=os\nimport x:y", "a=c:d:e", "a=1c:d", "C:a=b:c",
+	} {
 		if _, err := ParseEntryPoint(s); err == nil {
 			t.Errorf("%q is accepted", s)
 		}

@@ -74,8 +74,10 @@ func TestBadFileNamesAreRefusedByField(t *testing.T) {
 }
 
 // The standard's expression, its look-ahead written as a prefix test.
-var cep26Name = regexp.MustCompile(`^(([a-z0-9])|([a-z0-9_]))[._-]?([a-z0-9]+(\.|-|_|$))*$`)
-var cep26Virtual = regexp.MustCompile(`^__[a-z0-9][._-]?([a-z0-9]+(\.|-|_|$))*$`)
+var (
+	cep26Name    = regexp.MustCompile(`^(([a-z0-9])|([a-z0-9_]))[._-]?([a-z0-9]+(\.|-|_|$))*$`)
+	cep26Virtual = regexp.MustCompile(`^__[a-z0-9][._-]?([a-z0-9]+(\.|-|_|$))*$`)
+)
 
 func TestNamesAgreeWithTheStandardsExpression(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -29,10 +29,14 @@ func channelDataOf(t testing.TB, subdirs []string, files ...ChannelFile) string 
 
 func someFiles() []ChannelFile {
 	return []ChannelFile{
-		{Name: "zlib", Version: "1.9", Subdir: "linux-64", Timestamp: 1_700_000_999_500, License: "Old", RunExports: []byte(`{"weak":["zlib 1.9"]}`),
-			Facts: &PackageFacts{Summary: "old", Home: "https://old", PostLink: true, BinaryPrefix: true}},
-		{Name: "zlib", Version: "1.10", BuildNumber: 1, Subdir: "win-64", Timestamp: 1_600_000_000_000, License: "Zlib", RunExports: []byte(`["zlib 1.10"]`),
-			Facts: &PackageFacts{Summary: "new <&>", ActivateD: true}},
+		{
+			Name: "zlib", Version: "1.9", Subdir: "linux-64", Timestamp: 1_700_000_999_500, License: "Old", RunExports: []byte(`{"weak":["zlib 1.9"]}`),
+			Facts: &PackageFacts{Summary: "old", Home: "https://old", PostLink: true, BinaryPrefix: true},
+		},
+		{
+			Name: "zlib", Version: "1.10", BuildNumber: 1, Subdir: "win-64", Timestamp: 1_600_000_000_000, License: "Zlib", RunExports: []byte(`["zlib 1.10"]`),
+			Facts: &PackageFacts{Summary: "new <&>", ActivateD: true},
+		},
 		{Name: "zlib", Version: "1.10", Subdir: "win-64", License: "Zlib", RunExports: []byte(`["lower build"]`)},
 		{Name: "zlib", Version: "1.8", Subdir: "win-64", License: "Older", RunExports: []byte(`{}`)},
 		{Name: "alone", Version: "odd$", Subdir: "linux-64"},
@@ -55,8 +59,10 @@ func TestChannelDataIsOfTheNewest(t *testing.T) {
 func TestChannelDataDoesNotDependOnTheOrder(t *testing.T) {
 	files := someFiles()
 	for i := range 20 {
-		files = append(files, ChannelFile{Name: "many", Version: fmt.Sprintf("1.%d", i%7), BuildNumber: uint64(i), Subdir: "noarch", Timestamp: int64(i) * 1000,
-			License: fmt.Sprint(i), Facts: &PackageFacts{Summary: fmt.Sprint(i)}, RunExports: fmt.Appendf(nil, `["many %d"]`, i)})
+		files = append(files, ChannelFile{
+			Name: "many", Version: fmt.Sprintf("1.%d", i%7), BuildNumber: uint64(i), Subdir: "noarch", Timestamp: int64(i) * 1000,
+			License: fmt.Sprint(i), Facts: &PackageFacts{Summary: fmt.Sprint(i)}, RunExports: fmt.Appendf(nil, `["many %d"]`, i),
+		})
 	}
 	want := channelDataOf(t, nil, files...)
 	rng := rand.New(rand.NewPCG(3, 4))

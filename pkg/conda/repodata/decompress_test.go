@@ -96,8 +96,10 @@ func TestNewDecoder(t *testing.T) {
 		}
 	})
 	t.Run("the extension tells the encoding", func(t *testing.T) {
-		for name, want := range map[string]Encoding{"repodata.json": Plain, "a/repodata.json.zst": Zstd,
-			"repodata.json.bz2": Bzip2, "repodata.json.gz": Gzip} {
+		for name, want := range map[string]Encoding{
+			"repodata.json": Plain, "a/repodata.json.zst": Zstd,
+			"repodata.json.bz2": Bzip2, "repodata.json.gz": Gzip,
+		} {
 			if got := EncodingOf(name); got != want {
 				t.Errorf("%s: %s", name, got)
 			}

@@ -26,10 +26,12 @@ func drawJSON(t *rapid.T, depth int) string {
 	case 2:
 		return strconv.FormatInt(rapid.Int64().Draw(t, "int"), 10)
 	case 3:
-		return rapid.SampledFrom([]string{"0", "-0", "-1", "127", "128", "-32", "-33", "-128", "-129", "255", "256", "65535", "65536",
+		return rapid.SampledFrom([]string{
+			"0", "-0", "-1", "127", "128", "-32", "-33", "-128", "-129", "255", "256", "65535", "65536",
 			"-32768", "-32769", "4294967295", "4294967296", "-2147483648", "-2147483649", "9223372036854775807", "9223372036854775808",
 			"-9223372036854775808", "18446744073709551615", "18446744073709551616", "-9223372036854775809", "1.0", "1.50", "1e2", "1E-7", "-0.0", "0.1",
-			"0.1000000000000000055511151231257827", "1.7976931348623157e308", "5e-324", "123456789012345678901234567890"}).Draw(t, "number")
+			"0.1000000000000000055511151231257827", "1.7976931348623157e308", "5e-324", "123456789012345678901234567890",
+		}).Draw(t, "number")
 	case 4:
 		var elems []string
 		for range rapid.IntRange(0, 20).Draw(t, "len") {
@@ -61,9 +63,11 @@ func drawObject(t *rapid.T, depth int, members []string) string {
 }
 
 func drawRecord(t *rapid.T) string {
-	return drawObject(t, 3, []string{`"name":"a"`, `"version":"1"`, `"build":"0"`,
+	return drawObject(t, 3, []string{
+		`"name":"a"`, `"version":"1"`, `"build":"0"`,
 		fmt.Sprintf(`"md5":"%x"`, rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "md5")),
-		fmt.Sprintf(`"sha256":"%x"`, rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "sha256"))})
+		fmt.Sprintf(`"sha256":"%x"`, rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "sha256")),
+	})
 }
 
 // meaning is a JSON value as every reader understands it: 64-bit integers exactly, other numbers as doubles.
@@ -175,7 +179,8 @@ func FuzzRead(f *testing.F) {
 					w = NewWriter(&out, Info{}) // out of order: begin anew
 				}
 				return nil
-			}})
+			},
+		})
 		if err == nil && !json.Valid(data) && len(bytes.TrimSpace(data)) > 0 && bytes.IndexByte(data, 0xff) < 0 {
 			t.Errorf("accepted %q", data)
 		}

@@ -186,8 +186,10 @@ func (r *reader) topLevel(key string) error {
 		r.doc.Version = v
 	default:
 		if len(r.doc.Extra) >= 1000 {
-			return &Error{Path: pointer(key), Offset: r.dec.InputOffset(), Msg: "too many unknown keys",
-				Err: &LimitError{What: "number of unknown top-level keys", Limit: 1000}}
+			return &Error{
+				Path: pointer(key), Offset: r.dec.InputOffset(), Msg: "too many unknown keys",
+				Err: &LimitError{What: "number of unknown top-level keys", Limit: 1000},
+			}
 		}
 		r.doc.Extra = append(r.doc.Extra, Member{key, append([]byte(nil), raw...)})
 	}

@@ -30,8 +30,10 @@ func TestRead(t *testing.T) {
 		got, problems := collect(t, []byte(in), false)
 		diff(t, contents{
 			Doc: Document{
-				Info: Info{Subdir: "linux-64", BaseURL: "../files", RepodataRevisions: []byte(`{"v3": {"n_packages": 1}}`),
-					Extra: []Member{{"arch", []byte(`"x86_64"`)}}},
+				Info: Info{
+					Subdir: "linux-64", BaseURL: "../files", RepodataRevisions: []byte(`{"v3": {"n_packages": 1}}`),
+					Extra: []Member{{"arch", []byte(`"x86_64"`)}},
+				},
 				Version: 2,
 				Extra:   []Member{{"_mod", []byte(`"Thu"`)}},
 				Records: 4, Removed: 1, Size: int64(len(in) - 1),
@@ -143,8 +145,10 @@ func TestOneBadRecordDoesNotPoisonItsNeighbours(t *testing.T) {
 		{"key twice among many", "b-1-0.conda", `{"name":"b","version":"1","build":"0"` + manyKeys + `,"k7":0}`, "/packages.conda/b-1-0.conda/k7", "key is there twice"},
 		{"bad UTF-8", "b-1-0.conda", "{\"name\":\"b\",\"version\":\"1\",\"build\":\"\xff\"}", "/packages.conda/b-1-0.conda", "record is not valid UTF-8"},
 		{"half a surrogate pair", "b-1-0.conda", `{"name":"b","version":"1","build":"0","s":"\ud800"}`, "/packages.conda/b-1-0.conda/s", "invalid surrogate pair `\\ud800\"` in string"},
-		{"deep nesting", "b-1-0.conda", `{"name":"b","version":"1","build":"0","x":` + strings.Repeat("[", 40) + strings.Repeat("]", 40) + `}`,
-			"/packages.conda/b-1-0.conda/x" + strings.Repeat("/0", 31), "nested deeper than 32 levels"},
+		{
+			"deep nesting", "b-1-0.conda", `{"name":"b","version":"1","build":"0","x":` + strings.Repeat("[", 40) + strings.Repeat("]", 40) + `}`,
+			"/packages.conda/b-1-0.conda/x" + strings.Repeat("/0", 31), "nested deeper than 32 levels",
+		},
 		{"name seen before", "a-1-0.conda", sound, "/packages.conda/a-1-0.conda", "file name is there twice"},
 		{"walks up", "../../etc/passwd-1-0.conda", sound, "/packages.conda/..~1..~1etc~1passwd-1-0.conda", "name in file name: it must begin with a lower-case letter, a digit or an underscore"},
 		{"still encoded", "x264-1%21164-0.conda", sound, "/packages.conda/x264-1%21164-0.conda", ""},

@@ -41,15 +41,22 @@ func TestParseRecord(t *testing.T) {
 		}{
 			{`"noarch":"generic"`, func(r *Record) { r.NoArch = NoArchGeneric }},
 			{`"noarch":true`, func(r *Record) { r.NoArch = NoArchGeneric }},
-			{`"noarch":false`, nil}, {`"noarch":null`, nil}, {`"noarch":""`, nil},
-			{`"depends":null`, nil}, {`"depends":[]`, nil}, {`"constrains":null`, nil},
+			{`"noarch":false`, nil},
+			{`"noarch":null`, nil},
+			{`"noarch":""`, nil},
+			{`"depends":null`, nil},
+			{`"depends":[]`, nil},
+			{`"constrains":null`, nil},
 			{`"track_features":"mkl, nomkl  x"`, func(r *Record) { r.TrackFeatures = []string{"mkl", "nomkl", "x"} }},
-			{`"track_features":""`, nil}, {`"track_features":null`, nil},
-			{`"md5":null,"sha256":null`, nil}, {`"md5":"","sha256":""`, nil},
+			{`"track_features":""`, nil},
+			{`"track_features":null`, nil},
+			{`"md5":null,"sha256":null`, nil},
+			{`"md5":"","sha256":""`, nil},
 			{`"timestamp":1505856869`, func(r *Record) { r.Timestamp = 1505856869000 }},
 			{`"timestamp":1505856869.25`, func(r *Record) { r.Timestamp = 1505856869250 }},
 			{`"timestamp":1.505856869123e12`, func(r *Record) { r.Timestamp = 1505856869123 }},
-			{`"timestamp":null`, nil}, {`"timestamp":0`, nil},
+			{`"timestamp":null`, nil},
+			{`"timestamp":0`, nil},
 			{`"build_number":"7"`, func(r *Record) { r.BuildNumber = 7 }},
 			{`"build_number":7.0`, func(r *Record) { r.BuildNumber = 7 }},
 			{`"size":null`, nil},
@@ -73,14 +80,27 @@ func TestParseRecord(t *testing.T) {
 	})
 	t.Run("what a solver would stumble over is an error that names the key", func(t *testing.T) {
 		for _, tc := range []struct{ kv, path string }{
-			{`"depends":"a"`, "/depends"}, {`"depends":[1]`, "/depends"}, {`"constrains":{}`, "/constrains"},
-			{`"noarch":"ruby"`, "/noarch"}, {`"noarch":1`, "/noarch"},
-			{`"timestamp":"soon"`, "/timestamp"}, {`"timestamp":-1`, "/timestamp"}, {`"timestamp":1e300`, "/timestamp"},
-			{`"build_number":-1`, "/build_number"}, {`"build_number":1.5`, "/build_number"}, {`"build_number":[]`, "/build_number"},
+			{`"depends":"a"`, "/depends"},
+			{`"depends":[1]`, "/depends"},
+			{`"constrains":{}`, "/constrains"},
+			{`"noarch":"ruby"`, "/noarch"},
+			{`"noarch":1`, "/noarch"},
+			{`"timestamp":"soon"`, "/timestamp"},
+			{`"timestamp":-1`, "/timestamp"},
+			{`"timestamp":1e300`, "/timestamp"},
+			{`"build_number":-1`, "/build_number"},
+			{`"build_number":1.5`, "/build_number"},
+			{`"build_number":[]`, "/build_number"},
 			{`"size":1e30`, "/size"},
-			{`"md5":"zz"`, "/md5"}, {`"sha256":"` + strings.Repeat("g", 64) + `"`, "/sha256"}, {`"sha256":7`, "/sha256"},
-			{`"extra_depends":{"a":"b"}`, "/extra_depends"}, {`"extra_depends":[]`, "/extra_depends"},
-			{`"name":null`, "/name"}, {`"name":""`, "/name"}, {`"version":1.0`, "/version"}, {`"build":0`, "/build"},
+			{`"md5":"zz"`, "/md5"},
+			{`"sha256":"` + strings.Repeat("g", 64) + `"`, "/sha256"},
+			{`"sha256":7`, "/sha256"},
+			{`"extra_depends":{"a":"b"}`, "/extra_depends"},
+			{`"extra_depends":[]`, "/extra_depends"},
+			{`"name":null`, "/name"},
+			{`"name":""`, "/name"},
+			{`"version":1.0`, "/version"},
+			{`"build":0`, "/build"},
 		} {
 			_, err := ParseRecord([]byte(with(tc.kv)))
 			var e *Error
@@ -125,7 +145,11 @@ func TestSetKey(t *testing.T) {
 	}
 	t.Run("refuses what would break the record", func(t *testing.T) {
 		for _, tc := range [][3]string{
-			{`{"a":1}`, "a", `1,"b":2`}, {`{"a":1}`, "a", ``}, {`[1]`, "a", `1`}, {`{"a":1,"a":2}`, "a", `1`}, {`{"a":1`, "b", `1`},
+			{`{"a":1}`, "a", `1,"b":2`},
+			{`{"a":1}`, "a", ``},
+			{`[1]`, "a", `1`},
+			{`{"a":1,"a":2}`, "a", `1`},
+			{`{"a":1`, "b", `1`},
 			{`{}`, "\xff", `1`},
 		} {
 			if got, err := SetKey([]byte(tc[0]), tc[1], []byte(tc[2])); err == nil {
@@ -207,8 +231,10 @@ func TestHostedRecord(t *testing.T) {
 		}
 	})
 	t.Run("an index.json that is none is refused", func(t *testing.T) {
-		for _, in := range []string{``, `[]`, `{"name":"p"}`, `{"name":"p","version":"1","build":"0","name":"q"}`,
-			`{"name":"p","version":"1","build":NaN}`, "{\"name\":\"p\xff\",\"version\":\"1\",\"build\":\"0\"}", `{} {}`} {
+		for _, in := range []string{
+			``, `[]`, `{"name":"p"}`, `{"name":"p","version":"1","build":"0","name":"q"}`,
+			`{"name":"p","version":"1","build":NaN}`, "{\"name\":\"p\xff\",\"version\":\"1\",\"build\":\"0\"}", `{} {}`,
+		} {
 			if got, err := HostedRecord([]byte(in), facts); err == nil {
 				t.Errorf("%q gave %s", in, got)
 			}

@@ -76,8 +76,10 @@ func BuildIndex(ix ShardIndex) ([]byte, error) {
 
 // info is what Info can check of an index.
 func (ix ShardIndex) info() Info {
-	return Info{RepodataRevisions: ix.RepodataRevisions, ChannelRelations: ix.ChannelRelations,
-		Extra: append([]Member{{"shards_base_url", []byte("null")}, {"created_at", []byte("null")}}, ix.Extra...)}
+	return Info{
+		RepodataRevisions: ix.RepodataRevisions, ChannelRelations: ix.ChannelRelations,
+		Extra: append([]Member{{"shards_base_url", []byte("null")}, {"created_at", []byte("null")}}, ix.Extra...),
+	}
 }
 
 // ParseIndex reads a compressed index. It accepts digests as hex text, and what older writers did: repodata_version, or

@@ -27,8 +27,10 @@ func TestShardIndex(t *testing.T) {
 		one, two := [32]byte{1}, [32]byte{2}
 		diff(t, map[string]any{
 			"version": int64(1),
-			"info": map[string]any{"subdir": "linux-64", "base_url": "", "shards_base_url": "./shards/", "created_at": "2026-11-21T01:02:03Z",
-				"repodata_revisions": map[string]any{"v3": map[string]any{"n_packages": int64(1)}}, "vendor": "x"},
+			"info": map[string]any{
+				"subdir": "linux-64", "base_url": "", "shards_base_url": "./shards/", "created_at": "2026-11-21T01:02:03Z",
+				"repodata_revisions": map[string]any{"v3": map[string]any{"n_packages": int64(1)}}, "vendor": "x",
+			},
 			"shards": map[string]any{"zlib": one[:], "_libgcc_mutex": two[:]},
 		}, decoded(t, data))
 	})
@@ -48,8 +50,10 @@ func TestShardIndex(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		diff(t, map[string]any{"version": int64(1), "shards": map[string]any{},
-			"info": map[string]any{"subdir": "noarch", "base_url": "", "shards_base_url": ""}}, decoded(t, data))
+		diff(t, map[string]any{
+			"version": int64(1), "shards": map[string]any{},
+			"info": map[string]any{"subdir": "noarch", "base_url": "", "shards_base_url": ""},
+		}, decoded(t, data))
 		var h zstd.Header
 		if err := h.Decode(data); err != nil || !h.HasFCS {
 			t.Errorf("%+v %v", h, err)

@@ -225,24 +225,29 @@ func TestParseShard(t *testing.T) {
 		}
 		return compressFrame(nil, b)
 	}
-	rec := map[string]any{"name": "a", "version": "1", "build": "0", "size": uint32(7), "f": float32(0.5), "n": int8(-100),
+	rec := map[string]any{
+		"name": "a", "version": "1", "build": "0", "size": uint32(7), "f": float32(0.5), "n": int8(-100),
 		"t": time.Unix(1700000000, 5).UTC(), "t4": time.Unix(1700000000, 0).UTC(), "t12": time.Unix(-5, 0).UTC(),
-		"md5": strings.Repeat("cd", 16), "sha256": bytes.Repeat([]byte{0xab}, 32)}
+		"md5": strings.Repeat("cd", 16), "sha256": bytes.Repeat([]byte{0xab}, 32),
+	}
 	t.Run("reads other writers' widths and time stamps", func(t *testing.T) {
 		got, err := ParseShard(encode(map[string]any{"packages": nil, "packages.conda": map[string]any{"a-1-0.conda": rec}}), ParseOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		diff(t, Conda.Filename("a-1-0.conda"), got.Records[0].Bucket.Filename(got.Records[0].Key))
-		for k, want := range map[string]string{"size": "7", "f": "0.5", "n": "-100", "t": `"2023-11-14T22:13:20.000000005Z"`,
+		for k, want := range map[string]string{
+			"size": "7", "f": "0.5", "n": "-100", "t": `"2023-11-14T22:13:20.000000005Z"`,
 			"t4": `"2023-11-14T22:13:20Z"`, "t12": `"1969-12-31T23:59:55Z"`,
-			"md5": `"` + strings.Repeat("cd", 16) + `"`, "sha256": `"` + strings.Repeat("ab", 32) + `"`} {
+			"md5": `"` + strings.Repeat("cd", 16) + `"`, "sha256": `"` + strings.Repeat("ab", 32) + `"`,
+		} {
 			diff(t, want, string(Key(got.Records[0].Raw, k)))
 		}
 	})
 	t.Run("a bad record is a problem of its own", func(t *testing.T) {
 		data := encode(map[string]any{"packages": map[string]any{}, "packages.conda": map[string]any{
-			"a-1-0.conda": rec, "../b-1-0.conda": rec, "b-1-0.conda": map[string]any{"name": "b"}, "c-1-0.conda": "?"}})
+			"a-1-0.conda": rec, "../b-1-0.conda": rec, "b-1-0.conda": map[string]any{"name": "b"}, "c-1-0.conda": "?",
+		}})
 		var paths []string
 		got, err := ParseShard(data, ParseOptions{Problem: func(e *Error) error { paths = append(paths, e.Path); return nil }})
 		if err != nil || len(got.Records) != 1 {

@@ -52,8 +52,10 @@ func (w *Writer) start() error {
 	if err := w.info.check(); err != nil {
 		return err
 	}
-	known := map[string]bool{"info": true, "packages": true, "packages.conda": true, "v3": true, "removed": true,
-		"repodata_version": true}
+	known := map[string]bool{
+		"info": true, "packages": true, "packages.conda": true, "v3": true, "removed": true,
+		"repodata_version": true,
+	}
 	for _, m := range w.extra {
 		if known[m.Key] {
 			return &Error{Path: pointer(m.Key), Msg: "key is there twice"}

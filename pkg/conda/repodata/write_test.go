@@ -62,11 +62,16 @@ func TestWriter(t *testing.T) {
 	})
 	t.Run("every part stands in its order", func(t *testing.T) {
 		var out strings.Builder
-		w := NewWriter(&out, Info{Subdir: "linux-64", BaseURL: "https://example.org/f", ChannelRelations: []byte(`{"a": 1}`),
-			Extra: []Member{{"platform", []byte(`"linux"`)}}}, Member{"_mod", []byte(` "Thu" `)})
+		w := NewWriter(&out, Info{
+			Subdir: "linux-64", BaseURL: "https://example.org/f", ChannelRelations: []byte(`{"a": 1}`),
+			Extra: []Member{{"platform", []byte(`"linux"`)}},
+		}, Member{"_mod", []byte(` "Thu" `)})
 		for _, r := range []record{
-			{TarBz2, "a-1-0.tar.bz2", `{ "odd":1.50 }`}, {TarBz2, "b-1-0.tar.bz2", `{}`},
-			{V3Conda, "a-1-0", `{}`}, {V3Conda, "b-1-0", `{}`}, {V3Whl, "a-1-0", `{}`},
+			{TarBz2, "a-1-0.tar.bz2", `{ "odd":1.50 }`},
+			{TarBz2, "b-1-0.tar.bz2", `{}`},
+			{V3Conda, "a-1-0", `{}`},
+			{V3Conda, "b-1-0", `{}`},
+			{V3Whl, "a-1-0", `{}`},
 		} {
 			if err := w.Record(r.Bucket, r.Key, []byte(r.Raw)); err != nil {
 				t.Fatal(err)

@@ -32,8 +32,12 @@ func TestExplanations(t *testing.T) {
 		r     Request
 		specs []string
 	}{
-		{"unknown name", []Repo{channel("c", pkg("numpy 1", nil), pkg("scikit-learn 1", nil))},
-			Request{Elsewhere: func(string) []string { return []string{"osx-arm64", "win-64"} }}, []string{"nunpy", "scikit_learn"}},
+		{
+			"unknown name",
+			[]Repo{channel("c", pkg("numpy 1", nil), pkg("scikit-learn 1", nil))},
+			Request{Elsewhere: func(string) []string { return []string{"osx-arm64", "win-64"} }},
+			[]string{"nunpy", "scikit_learn"},
+		},
 		{"no version fits", []Repo{channel("c", pkg("a 1", nil), pkg("a 2", nil))}, Request{}, []string{"a >=3"}},
 		{"two requests exclude each other", []Repo{channel("c", pkg("a 1", needs("b <2")), pkg("b 1", nil), pkg("b 2", nil))}, Request{}, []string{"a", "b >=2"}},
 		{"a chain", []Repo{channel("c", pkg("a 1", needs("b")), pkg("b 1", needs("c")), pkg("b 2", needs("c")), pkg("c 1", needs("d >=2")), pkg("d 1", nil))}, Request{}, []string{"a"}},
@@ -45,14 +49,26 @@ func TestExplanations(t *testing.T) {
 		{"shared constraint", []Repo{channel("c", pkg("a 1", nil, constrains("b >=9")), pkg("b 1", nil), pkg("b 2", nil), pkg("b 3", nil), pkg("b 4", nil))}, Request{}, []string{"a", "b"}},
 		{"root constraint", []Repo{channel("c", pkg("a 1", nil))}, Request{Constraints: parseSpecs(t, "a >=2")}, []string{"a"}},
 		{"locked", []Repo{channel("c", locked, pkg("b 2", nil), pkg("a 1", needs("b 2")))}, Request{Locked: []*Package{locked}}, []string{"a"}},
-		{"excluded", []Repo{channel("c", pkg("a 1", nil, built(1600e9)), pkg("a 2", nil, built(1700e9)))},
-			Request{Newer: Newer{Than: time.UnixMilli(1500e9)}}, []string{"a"}},
+		{
+			"excluded",
+			[]Repo{channel("c", pkg("a 1", nil, built(1600e9)), pkg("a 2", nil, built(1700e9)))},
+			Request{Newer: Newer{Than: time.UnixMilli(1500e9)}},
+			[]string{"a"},
+		},
 		{"strict priority", []Repo{channel("first", pkg("a 1", nil)), channel("second", pkg("a 2", nil))}, Request{}, []string{"a 2"}},
 		{"unparsable", []Repo{channel("c", pkg("a 1", needs("b[c=d]")))}, Request{}, []string{"a"}},
-		{"missing virtual package", []Repo{channel("c", pkg("a 1", needs("__cuda >=12")), pkg("b 1", needs("__glibc >=2.28")))},
-			Request{Virtual: []virtual.Package{{Name: "__glibc", Version: "2.17", Build: "0"}}}, []string{"a"}},
-		{"old virtual package", []Repo{channel("c", pkg("b 1", needs("__glibc >=2.28")))},
-			Request{Virtual: []virtual.Package{{Name: "__glibc", Version: "2.17", Build: "0"}}}, []string{"b"}},
+		{
+			"missing virtual package",
+			[]Repo{channel("c", pkg("a 1", needs("__cuda >=12")), pkg("b 1", needs("__glibc >=2.28")))},
+			Request{Virtual: []virtual.Package{{Name: "__glibc", Version: "2.17", Build: "0"}}},
+			[]string{"a"},
+		},
+		{
+			"old virtual package",
+			[]Repo{channel("c", pkg("b 1", needs("__glibc >=2.28")))},
+			Request{Virtual: []virtual.Package{{Name: "__glibc", Version: "2.17", Build: "0"}}},
+			[]string{"b"},
+		},
 		{"condition", []Repo{channel("c", pkg("a 1", needs("b[when=x]")), pkg("x 1", nil))}, Request{}, []string{"a", "x"}},
 		{"extra", []Repo{channel("c", pkg("a 1", nil, extra("test", "b >=3")), pkg("b 1", nil))}, Request{}, []string{"a[extras=[test]]"}},
 		{"said once", []Repo{channel("c", pkg("a 1", needs("p")), pkg("a 2", needs("q")), pkg("p 1", needs("x")), pkg("q 1", needs("x")),

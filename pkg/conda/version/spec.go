@@ -263,9 +263,13 @@ func parseGlob(s string) (node, error) {
 // lookArounds are constructs of other engines that RE2 refuses with a message
 // which does not help the author of a spec.
 var lookArounds = []struct{ mark, name string }{
-	{"(?=", "look-ahead"}, {"(?!", "negative look-ahead"},
-	{"(?<=", "look-behind"}, {"(?<!", "negative look-behind"},
-	{"(?>", "an atomic group"}, {"(?P=", "a back-reference"}, {"(?(", "a conditional"},
+	{"(?=", "look-ahead"},
+	{"(?!", "negative look-ahead"},
+	{"(?<=", "look-behind"},
+	{"(?<!", "negative look-behind"},
+	{"(?>", "an atomic group"},
+	{"(?P=", "a back-reference"},
+	{"(?(", "a conditional"},
 }
 
 var backReference = regexp.MustCompile(`(?:^|[^\\])(?:\\\\)*\\[1-9]`)

@@ -26,7 +26,8 @@ var overrides = []override{
 	{"CONDA_OVERRIDE_CUDA_ARCH", "__cuda_arch", []string{"linux", "win"}, majorMinor, "want major.minor"},
 	{"CONDA_OVERRIDE_GLIBC", "__glibc", []string{"linux"}, nil, ""},
 	{
-		"CONDA_OVERRIDE_LINUX", "__linux", []string{"linux"},
+		"CONDA_OVERRIDE_LINUX", "__linux",
+		[]string{"linux"},
 		regexp.MustCompile(`^[0-9]+\.[0-9]+(\.[0-9]+)?(\.[0-9]+)?$`), "want two to four numbers with dots between",
 	},
 	{"CONDA_OVERRIDE_OSX", "__osx", []string{"osx"}, nil, ""},

@@ -19,7 +19,7 @@ const (
 	resyncPoll = 2 * time.Millisecond
 	// idleTime is how long a server is left alone before its idle memory is read.
 	idleTime = 5 * time.Second
-	listPoll    = 10 * time.Millisecond
+	listPoll = 10 * time.Millisecond
 )
 
 // sync measures first syncs, re-syncs and memory, each run with a fresh server, and a peer in between if there is one.

@@ -241,8 +241,10 @@ func TestBadUploadsAreRefused(t *testing.T) {
 		}
 	})
 	t.Run("names in the URL", func(t *testing.T) {
-		for _, name := range []string{"..", "%2e%2e", "..%2fevil-1.0-0.conda", "%2e%2e%2fevil-1.0-0.conda", "a%00-1.0-0.conda", "%2fabs-1.0-0.conda", "..%5cevil-1.0-0.conda",
-			strings.Repeat("a", 300) + "-1.0-0.conda", "%252e%252e-1.0-0.conda", "x.txt"} {
+		for _, name := range []string{
+			"..", "%2e%2e", "..%2fevil-1.0-0.conda", "%2e%2e%2fevil-1.0-0.conda", "a%00-1.0-0.conda", "%2fabs-1.0-0.conda", "..%5cevil-1.0-0.conda",
+			strings.Repeat("a", 300) + "-1.0-0.conda", "%252e%252e-1.0-0.conda", "x.txt",
+		} {
 			for _, req := range []platformtest.Request{
 				{Method: "POST", Path: "/api/channels/bad/upload/" + name + "?sha256=" + shaOf(other), Body: other},
 				{Method: "PUT", Path: "/entrepot/v1/channels/bad/uploads/" + name, Body: other},

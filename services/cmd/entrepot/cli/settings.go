@@ -25,8 +25,11 @@ func addSettings(cmd *cobra.Command) {
 	f.StringSlice("kinds", nil, "only these kinds of jobs")
 	f.Bool("dev", false, "test users, login without password, upstreams on loopback")
 	for _, a := range []struct{ name, def, what string }{
-		{"http-addr", d.HTTPAddr, "REST edge"}, {"grpc-addr", d.GRPCAddr, "gRPC front door"}, {"service-addr", d.ServiceAddr, "gRPC between parts"},
-		{"data-addr", d.DataAddr, "data plane"}, {"ops-addr", d.OpsAddr, "health and metrics"},
+		{"http-addr", d.HTTPAddr, "REST edge"},
+		{"grpc-addr", d.GRPCAddr, "gRPC front door"},
+		{"service-addr", d.ServiceAddr, "gRPC between parts"},
+		{"data-addr", d.DataAddr, "data plane"},
+		{"ops-addr", d.OpsAddr, "health and metrics"},
 	} {
 		f.String(a.name, "", fmt.Sprintf("host:port of the %s (default %s)", a.what, a.def))
 	}

@@ -101,8 +101,10 @@ func gcLines(r *storagev1.GarbageCollectionResult) [][]string {
 		deleted, removed = "Would delete:", "past their retention"
 	}
 	lines := [][]string{
-		{"Stored:", blobs(r.GetStored(), r.GetStoredBytes())}, {deleted, blobs(r.GetDeleted(), r.GetDeletedBytes())},
-		{"Found unreferenced:", fmt.Sprint(r.GetMarked())}, {"New to the database:", fmt.Sprint(r.GetAdopted())},
+		{"Stored:", blobs(r.GetStored(), r.GetStoredBytes())},
+		{deleted, blobs(r.GetDeleted(), r.GetDeletedBytes())},
+		{"Found unreferenced:", fmt.Sprint(r.GetMarked())},
+		{"New to the database:", fmt.Sprint(r.GetAdopted())},
 		{"Interrupted uploads:", fmt.Sprint(r.GetTemporary())},
 	}
 	for _, kind := range slices.Sorted(maps.Keys(r.GetExpired())) {
@@ -117,8 +119,11 @@ func gcLines(r *storagev1.GarbageCollectionResult) [][]string {
 
 func scrubLines(r *storagev1.ScrubResult) [][]string {
 	return [][]string{
-		{"Read:", blobs(r.GetChecked(), r.GetCheckedBytes())}, {"Corrupt:", fmt.Sprint(r.GetCorrupt())}, {"Missing:", fmt.Sprint(r.GetMissing())},
-		{"Unreadable:", fmt.Sprint(r.GetUnreadable())}, {"Resolved since:", fmt.Sprint(r.GetResolved())},
+		{"Read:", blobs(r.GetChecked(), r.GetCheckedBytes())},
+		{"Corrupt:", fmt.Sprint(r.GetCorrupt())},
+		{"Missing:", fmt.Sprint(r.GetMissing())},
+		{"Unreadable:", fmt.Sprint(r.GetUnreadable())},
+		{"Resolved since:", fmt.Sprint(r.GetResolved())},
 	}
 }
 
@@ -159,8 +164,10 @@ func (a *app) adminDuCommand() *cobra.Command {
 				return fmt.Errorf("show usage: %w", err)
 			}
 			return a.printOne(cmd, u, [][]string{
-				{"In use:", blobs(u.GetBlobCount(), u.GetBlobBytes())}, {"Unreferenced:", blobs(u.GetUnreferencedCount(), u.GetUnreferencedBytes())},
-				{"References:", fmt.Sprint(u.GetReferenceCount())}, {"Damaged:", fmt.Sprint(u.GetFindingCount())},
+				{"In use:", blobs(u.GetBlobCount(), u.GetBlobBytes())},
+				{"Unreferenced:", blobs(u.GetUnreferencedCount(), u.GetUnreferencedBytes())},
+				{"References:", fmt.Sprint(u.GetReferenceCount())},
+				{"Damaged:", fmt.Sprint(u.GetFindingCount())},
 			})
 		}),
 	}
