@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -194,22 +196,32 @@ func (s *Service) RebuildIndex(ctx context.Context, req *channelsv1.RebuildIndex
 		return nil, hostedOnly(ch)
 	}
 	out := new(channelsv1.RebuildIndexResponse)
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		subdirs, err := subdirsOf(ctx, tx, ch.ID)
+	err = pg.Retry(ctx, func(ctx context.Context) error {
+		return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error { return s.rebuild(ctx, tx, ch, out) })
+	})
+	return out, err
+}
+
+// rebuild asks for all index files of a channel.
+func (s *Service) rebuild(ctx context.Context, tx pgx.Tx, ch *channelRow, out *channelsv1.RebuildIndexResponse) error {
+	subdirs, err := subdirsOf(ctx, tx, ch.ID)
+	if err != nil {
+		return err
+	}
+	if err := s.record(ctx, tx, authn.FromContext(ctx), "channel.reindex", ch, nil); err != nil {
+		return err
+	}
+	out.JobId = ""
+	// In order, for two requests must not wait for each other's jobs.
+	for _, subdir := range slices.Sorted(maps.Keys(subdirs)) {
+		id, err := s.enqueueIndex(ctx, tx, ch, subdir, true)
 		if err != nil {
 			return err
 		}
-		for subdir := range subdirs {
-			id, err := s.enqueueIndex(ctx, tx, ch, subdir, true)
-			if err != nil {
-				return err
-			}
-			// The answer has room for one job: that of the subdir that every client reads.
-			if out.JobId == "" || strings.EqualFold(subdir, "noarch") {
-				out.JobId = id.String()
-			}
+		// The answer has room for one job: that of the subdir that every client reads.
+		if out.JobId == "" || strings.EqualFold(subdir, "noarch") {
+			out.JobId = id.String()
 		}
-		return nil
-	})
-	return out, pg.Classify(err)
+	}
+	return nil
 }

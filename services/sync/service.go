@@ -13,6 +13,7 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/authn"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 	"github.com/entrepot-dev/entrepot/pkg/jobs"
+	"github.com/entrepot-dev/entrepot/pkg/pg"
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 	jobsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
 	syncv1 "github.com/entrepot-dev/entrepot/proto/entrepot/sync/v1"
@@ -44,36 +45,12 @@ func (s *Service) StartSync(ctx context.Context, req *syncv1.StartSyncRequest) (
 		params.StartAt = t.AsTime()
 	}
 	var result jobs.EnqueueResult
-	err = pgx.BeginFunc(ctx, s.deps.Pool, func(tx pgx.Tx) error {
-		if req.RepeatEverySeconds != nil && repeat == 0 {
-			if err := s.deps.Jobs.DeleteSchedule(ctx, tx, ch.GetNamespace(), scheduleName(ch.GetId())); err != nil && !fault.Is(err, fault.NotFound) {
-				return err
-			}
-		}
-		if repeat > 0 {
-			job, err := request(ch, req, authn.Service("sync"))
-			if err != nil {
-				return err
-			}
-			first := time.Now()
-			if params.StartAt.After(first) {
-				first = params.StartAt
-			}
-			_, err = s.deps.Jobs.UpsertSchedule(ctx, tx, jobs.Schedule{
-				Namespace: ch.GetNamespace(), Name: scheduleName(ch.GetId()), Job: job, RepeatEvery: repeat, StartAt: first.Add(repeat),
-			})
-			if err != nil {
-				return err
-			}
-		}
-		if err := audit.Record(ctx, tx, audit.Event{
-			Action: "channel.sync", Resource: "channel/" + ch.GetName(),
-			Details: map[string]any{"repeat_every_seconds": req.GetRepeatEverySeconds(), "inspect": req.GetInspect()},
-		}); err != nil {
+	// Requests for the same job may wait for each other crosswise; the one that PostgreSQL ends is made again.
+	err = pg.Retry(ctx, func(ctx context.Context) error {
+		return pgx.BeginFunc(ctx, s.deps.Pool, func(tx pgx.Tx) (err error) {
+			result, err = s.start(ctx, tx, ch, req, params, repeat)
 			return err
-		}
-		result, err = s.deps.Jobs.Enqueue(ctx, tx, params)
-		return err
+		})
 	})
 	if err != nil {
 		return nil, err
@@ -83,6 +60,39 @@ func (s *Service) StartSync(ctx context.Context, req *syncv1.StartSyncRequest) (
 		return nil, err
 	}
 	return toJob(info, caller, req.GetRepeatEverySeconds(), req.GetAction()), nil
+}
+
+// start writes down what StartSync asks for.
+func (s *Service) start(ctx context.Context, tx pgx.Tx, ch *channelsv1.Channel, req *syncv1.StartSyncRequest, params jobs.EnqueueParams, repeat time.Duration) (jobs.EnqueueResult, error) {
+	var none jobs.EnqueueResult
+	if req.RepeatEverySeconds != nil && repeat == 0 {
+		if err := s.deps.Jobs.DeleteSchedule(ctx, tx, ch.GetNamespace(), scheduleName(ch.GetId())); err != nil && !fault.Is(err, fault.NotFound) {
+			return none, err
+		}
+	}
+	if repeat > 0 {
+		job, err := request(ch, req, authn.Service("sync"))
+		if err != nil {
+			return none, err
+		}
+		first := time.Now()
+		if params.StartAt.After(first) {
+			first = params.StartAt
+		}
+		_, err = s.deps.Jobs.UpsertSchedule(ctx, tx, jobs.Schedule{
+			Namespace: ch.GetNamespace(), Name: scheduleName(ch.GetId()), Job: job, RepeatEvery: repeat, StartAt: first.Add(repeat),
+		})
+		if err != nil {
+			return none, err
+		}
+	}
+	if err := audit.Record(ctx, tx, audit.Event{
+		Action: "channel.sync", Resource: "channel/" + ch.GetName(),
+		Details: map[string]any{"repeat_every_seconds": req.GetRepeatEverySeconds(), "inspect": req.GetInspect()},
+	}); err != nil {
+		return none, err
+	}
+	return s.deps.Jobs.Enqueue(ctx, tx, params)
 }
 
 func scheduleName(channelID string) string { return "sync/" + channelID }

@@ -198,6 +198,7 @@ func TestSyncThatLooksInside(t *testing.T) {
 		m.ch.Add("noarch", "cut", "1.0", lying[:len(lying)/2]):      "BAD_PACKAGE",
 		m.ch.Add("noarch", "big-garbage", "1.0", content(1, 2<<20)): "BAD_PACKAGE",
 	}
+	m.watch(0, "noarch")
 	for round := range 2 {
 		r := m.sync(map[string]any{"inspect": true})
 		if diff := cmp.Diff(bad, r.failures()); diff != "" {

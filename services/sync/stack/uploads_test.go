@@ -47,6 +47,7 @@ func (m *mirror) native(filename string, data []byte) *platformtest.Response {
 func TestUploadsOfOneFileAtOnce(t *testing.T) {
 	s := platformtest.Start(t)
 	m := hosted(t, s, "race")
+	m.watch(10*time.Second, "noarch")
 	equal, filename := synctest.Package(t, "noarch", "raced", "1.0", dist.Conda)
 	at := func(n int, do func(i int) int) map[int]int {
 		var mu sync.Mutex
@@ -151,6 +152,7 @@ func temporaries(t *testing.T, s *platformtest.Stack) (n int) {
 func TestAClientThatGoesAwayLeavesNothing(t *testing.T) {
 	s := platformtest.Start(t)
 	m := hosted(t, s, "gone")
+	m.watch(0, "noarch")
 	m.admin().Must(200, "PATCH", "/api/channels/gone", map[string]any{"size_limit": 3 << 20})
 	data, filename := synctest.Package(t, "noarch", "gone", "1.0", dist.Conda)
 	body := append(bytes.Clone(data), make([]byte, 2<<20)...) // large enough for a temporary file
@@ -199,6 +201,7 @@ func TestAClientThatGoesAwayLeavesNothing(t *testing.T) {
 func TestBadUploadsAreRefused(t *testing.T) {
 	s := platformtest.Start(t, platformtest.WithConfig(func(c *platform.Config) { c.MaxUpload = 8 << 20 }))
 	m := hosted(t, s, "bad")
+	m.watch(0, "noarch")
 	good, filename := synctest.Package(t, "noarch", "good", "1.0", dist.Conda)
 	if resp := m.quetz(filename, good); resp.Status != 201 {
 		t.Fatalf("%d %s", resp.Status, resp.Body)
