@@ -12,9 +12,10 @@ package edge
 
 import (
 	"context"
-	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -70,11 +71,14 @@ func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path, token := cutPathToken(r.URL.Path)
 	dialect := e.router.dialectOf(path)
 
-	ctx := otel.GetTextMapPropagator().Extract(r.Context(), propagation.HeaderCarrier(r.Header))
+	ctx := r.Context()
+	if _, traced := r.Header["Traceparent"]; traced {
+		ctx = otel.GetTextMapPropagator().Extract(ctx, propagation.HeaderCarrier(r.Header))
+	}
 	ctx, span := e.tracer.Start(ctx, "HTTP "+r.Method, trace.WithSpanKind(trace.SpanKindServer))
 	id := requestID(r)
 	ctx = telemetry.WithRequestID(ctx, id)
-	rec.Header().Set("X-Request-Id", id)
+	rec.Header()["X-Request-Id"] = []string{id}
 	done := e.metrics.begin()
 	defer func() {
 		if p := recover(); p != nil {
@@ -87,8 +91,10 @@ func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				dialect.Error(rec, r, fault.New(fault.Internal, "panic"))
 			}
 		}
-		span.SetName(r.Method + " " + routeName(r))
-		span.SetAttributes(attribute.Int("http.response.status_code", rec.status()), attribute.String("http.route", routeName(r)))
+		if span.IsRecording() {
+			span.SetName(r.Method + " " + routeName(r))
+			span.SetAttributes(attribute.Int("http.response.status_code", rec.status()), attribute.String("http.route", routeName(r)))
+		}
 		span.End()
 		done(ctx, r.Method, routeName(r), rec.status())
 	}()
@@ -108,9 +114,7 @@ func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx = authn.NewContext(ctx, caller)
 	inner := r.WithContext(ctx)
-	u := *r.URL
-	u.Path = path
-	inner.URL = &u
+	inner.URL.Path = path
 	dropIdentity(inner.Header)
 	if r.Body != nil && r.Body != http.NoBody {
 		inner.Body = &idleBody{r.Body, http.NewResponseController(w)}
@@ -196,8 +200,9 @@ func requestID(r *http.Request) string {
 	if id := r.Header.Get("X-Request-Id"); id != "" && len(id) <= 64 && strings.Trim(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") == "" {
 		return id
 	}
-	var b [12]byte
-	_, _ = rand.Read(b[:]) // never fails
+	var b [16]byte
+	binary.LittleEndian.PutUint64(b[:], rand.Uint64())
+	binary.LittleEndian.PutUint64(b[8:], rand.Uint64())
 	return hex.EncodeToString(b[:])
 }
 

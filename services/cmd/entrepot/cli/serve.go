@@ -27,7 +27,7 @@ The first start makes a server owner and writes the API key to <data-dir>/admin-
 				return err
 			}
 			p, err := platform.New(cfg, platform.Options{
-				Version: Version, PGBin: os.Getenv("ENTREPOT_PG_BIN"),
+				GCPercent: gcPercent(os.Getenv("GOGC")), Version: Version, PGBin: os.Getenv("ENTREPOT_PG_BIN"),
 				OnReady: func(r platform.Ready) { announce(cmd.OutOrStdout(), r) },
 			})
 			if err != nil {
@@ -58,4 +58,13 @@ func announce(w io.Writer, r platform.Ready) {
 	if key, err := os.ReadFile(r.AdminKeyFile); err == nil {
 		fmt.Fprintf(w, "  %s\n", strings.TrimSpace(string(key)))
 	}
+}
+
+// gcPercent: the live heap of a server is small, and serving small files makes much short-lived garbage, so that Go's
+// default collects several times a second. GOGC still decides if it is set.
+func gcPercent(gogc string) int {
+	if gogc != "" {
+		return 0
+	}
+	return 250
 }

@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -54,6 +55,8 @@ type Options struct {
 	PGBin string
 	// LogOutput is where log lines go; nil means standard error.
 	LogOutput io.Writer
+	// GCPercent is how much the heap may grow between collections; 0 leaves it as it is.
+	GCPercent int
 	// OnReady is called once everything runs, with the addresses that were chosen.
 	OnReady func(Ready)
 }
@@ -128,6 +131,9 @@ func (p *Platform) Run(ctx context.Context) (err error) {
 		return err
 	}
 	p.log = p.tel.Log
+	if p.opts.GCPercent > 0 {
+		debug.SetGCPercent(p.opts.GCPercent)
+	}
 	slog.SetDefault(p.log)
 	defer func() {
 		// What is left to send has a moment, also when ctx has ended.
