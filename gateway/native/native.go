@@ -142,7 +142,7 @@ func restRoutes(service protoreflect.FullName, h http.Handler) ([]edge.Route, er
 			return nil, fmt.Errorf("%s is internal and has a REST form", m.FullName())
 		}
 		method, path := binding(rule)
-		routes = append(routes, edge.Route{Method: method, Pattern: muxPattern(path), Kind: edge.Proto, Summary: string(m.Name()), Handler: h})
+		routes = append(routes, edge.Route{Method: method, Pattern: muxPattern(path), Kind: edge.Proto, Summary: string(m.Name()) + verb(path), Handler: h})
 	}
 	return routes, nil
 }
@@ -171,6 +171,14 @@ func muxPattern(path string) string {
 		path = path[:i]
 	}
 	return path
+}
+
+// verb returns the verb of an annotation's path, as it is put behind the resource; empty for most.
+func verb(path string) string {
+	if i := strings.LastIndexByte(path, ':'); i > strings.LastIndexByte(path, '}') && i > 0 {
+		return " (" + path[i:] + ")"
+	}
+	return ""
 }
 
 // mergeVerbs leaves one route for the verbs of a path: POST /jobs/{id}:cancel and :retry are one pattern.
