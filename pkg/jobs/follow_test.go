@@ -302,6 +302,13 @@ func TestTelemetry(t *testing.T) {
 	})
 
 	t.Run("metrics are labelled by kind and state alone", func(t *testing.T) {
+		b.comes("the relay's deletion", func() bool { // it follows the message, which may have been worked off by then
+			var rows int
+			if err := b.pool.QueryRow(t.Context(), `SELECT count(*) FROM jobs.outbox`).Scan(&rows); err != nil {
+				t.Fatal(err)
+			}
+			return rows == 0
+		})
 		var rm metricdata.ResourceMetrics
 		if err := reader.Collect(t.Context(), &rm); err != nil {
 			t.Fatal(err)
