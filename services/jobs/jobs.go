@@ -74,6 +74,7 @@ func (s *Service) holds(ctx context.Context, c authn.Caller, permission authz.Pe
 		return false, nil
 	}
 	if err == nil {
+		res.Public = false // that anyone may read the channel says nothing about its jobs
 		err = s.deps.Roles.Allow(ctx, c, permission, res)
 	}
 	return allowed(err)
