@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/entrepot-dev/entrepot/pkg/fault"
+	"github.com/entrepot-dev/entrepot/services/cmd/entrepot/condacli"
 )
 
 // Version is set by the linker.
@@ -110,7 +111,7 @@ Exit codes: 0 ok · 1 failed · 2 bad input or could not start · 3 not logged i
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &exitError{exitUsage, fmt.Errorf("%w (see '%s --help')", err, cmd.CommandPath())}
 	})
-	root.AddGroup(&cobra.Group{ID: "server", Title: "Server:"}, &cobra.Group{ID: "client", Title: "Client:"})
+	root.AddGroup(&cobra.Group{ID: "server", Title: "Server:"}, &cobra.Group{ID: "client", Title: "Client:"}, &cobra.Group{ID: "local", Title: "Without a server:"})
 	for _, c := range []*cobra.Command{serveCommand(), demoCommand(), natsCommand(), migrateCommand(), backupCommand(), restoreCommand(), healthCommand(), configCommand()} {
 		c.GroupID = "server"
 		root.AddCommand(c)
@@ -119,6 +120,9 @@ Exit codes: 0 ok · 1 failed · 2 bad input or could not start · 3 not logged i
 		c.GroupID = "client"
 		root.AddCommand(c)
 	}
+	conda := condacli.Command(Version)
+	conda.GroupID = "local"
+	root.AddCommand(conda)
 	root.AddCommand(&cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
