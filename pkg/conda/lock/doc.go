@@ -14,7 +14,7 @@ package lock
 import (
 	"errors"
 
-	"github.com/entrepot-dev/entrepot/pkg/conda/lock/internal/yamltree"
+	"github.com/entrepot-dev/entrepot/pkg/conda/internal/yamltree"
 	"github.com/entrepot-dev/entrepot/pkg/conda/repodata"
 )
 

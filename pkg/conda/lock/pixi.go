@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/entrepot-dev/entrepot/pkg/conda/lock/internal/yamltree"
+	"github.com/entrepot-dev/entrepot/pkg/conda/internal/yamltree"
 	"github.com/entrepot-dev/entrepot/pkg/conda/repodata"
 )
 

@@ -71,7 +71,7 @@ func BuildIndex(ix ShardIndex) ([]byte, error) {
 		limit := &LimitError{What: "index of shards", Limit: MaxShardIndex}
 		return nil, &Error{Msg: limit.Error(), Err: limit}
 	}
-	return compressFrame(nil, p.out), nil
+	return compressIndex(p.out), nil
 }
 
 // info is what Info can check of an index.

@@ -26,6 +26,25 @@ type Writer struct {
 	scratch []byte
 	n       int
 	err     error
+
+	offset  int64 // bytes written
+	marking bool
+	spans   []Span
+}
+
+func (w *Writer) write(p []byte) {
+	w.offset += int64(len(p))
+	_, _ = w.w.Write(p) // bufio keeps its first error until Flush
+}
+
+func (w *Writer) writeByte(c byte) {
+	w.offset++
+	_ = w.w.WriteByte(c)
+}
+
+func (w *Writer) writeString(s string) {
+	w.offset += int64(len(s))
+	_, _ = w.w.WriteString(s)
 }
 
 // stage is the part of the document that is open.
@@ -68,8 +87,8 @@ func (w *Writer) start() error {
 	w.scratch = w.info.append(append(w.scratch[:0], `{"info":`...))
 	w.scratch = append(w.scratch, `,"packages":{`...)
 	w.stage = stageTarBz2
-	_, err := w.w.Write(w.scratch)
-	return err
+	w.write(w.scratch)
+	return nil
 }
 
 // Record appends one record. raw must be a JSON object whose syntax is known to be right, as Read delivers it.
@@ -85,6 +104,25 @@ func (w *Writer) record(b Bucket, key string, raw []byte) error {
 	if len(raw) < 2 || raw[0] != '{' || raw[len(raw)-1] != '}' {
 		return &Error{Path: b.path(key), Msg: "record is not an object"}
 	}
+	if err := w.enter(b, key); err != nil {
+		return err
+	}
+	begin := w.offset
+	if w.any {
+		begin++ // the comma
+	}
+	if err := w.name(b.path, key); err != nil {
+		return err
+	}
+	w.n++
+	w.writeByte(':')
+	w.write(raw)
+	w.mark(b, key, begin, raw)
+	return nil
+}
+
+// enter opens the bucket of a record and closes those before it.
+func (w *Writer) enter(b Bucket, key string) error {
 	var to stage
 	switch b.rank() {
 	case 0:
@@ -105,19 +143,13 @@ func (w *Writer) record(b Bucket, key string, raw []byte) error {
 			return &Error{Path: b.path(key), Msg: "record comes after its bucket was closed"}
 		}
 		if w.bucket != "" {
-			w.w.WriteString("},")
+			w.writeString("},")
 		}
 		w.scratch = append(appendQuoted(w.scratch[:0], b.V3Name()), ":{"...)
-		w.w.Write(w.scratch)
+		w.write(w.scratch)
 		w.bucket, w.any = b, false
 	}
-	if err := w.name(b.path, key); err != nil {
-		return err
-	}
-	w.n++
-	w.w.WriteByte(':')
-	_, err := w.w.Write(raw)
-	return err
+	return nil
 }
 
 // name writes the quoted name with the comma before it, and sees to the order.
@@ -138,8 +170,8 @@ func (w *Writer) name(path func(string) string, name string) error {
 		return &Error{Path: path(name), Msg: err.Error()}
 	}
 	w.last, w.any = name, true
-	_, err = w.w.Write(w.scratch)
-	return err
+	w.write(w.scratch)
+	return nil
 }
 
 // advance closes what is open up to the stage and opens that.
@@ -147,21 +179,21 @@ func (w *Writer) advance(to stage) {
 	for w.stage < to {
 		switch w.stage {
 		case stageTarBz2:
-			w.w.WriteString(`},"packages.conda":{`)
+			w.writeString(`},"packages.conda":{`)
 			w.stage = stageConda
 		case stageConda:
-			w.w.WriteString(`},`)
+			w.writeString(`},`)
 			if w.stage = stageRemoved; to == stageV3 {
-				w.w.WriteString(`"v3":{`)
+				w.writeString(`"v3":{`)
 				w.stage = stageV3
 			} else {
-				w.w.WriteString(`"removed":[`)
+				w.writeString(`"removed":[`)
 			}
 		case stageV3:
-			w.w.WriteString(`}},"removed":[`)
+			w.writeString(`}},"removed":[`)
 			w.stage = stageRemoved
 		case stageRemoved:
-			fmt.Fprintf(w.w, `],"repodata_version":%d`, w.info.Version())
+			w.write(fmt.Appendf(nil, `],"repodata_version":%d`, w.info.Version()))
 			w.stage = stageDone
 		}
 		w.any = false
@@ -194,10 +226,10 @@ func (w *Writer) Close() error {
 	w.advance(stageDone)
 	for _, m := range w.extra {
 		w.scratch = append(appendQuoted(append(w.scratch[:0], ','), m.Key), ':')
-		w.w.Write(w.scratch)
-		w.w.Write(bytes.TrimSpace(m.Raw))
+		w.write(w.scratch)
+		w.write(bytes.TrimSpace(m.Raw))
 	}
-	w.w.WriteByte('}')
+	w.writeByte('}')
 	w.err = w.w.Flush() // bufio keeps the first error of the writes above
 	return w.err
 }
