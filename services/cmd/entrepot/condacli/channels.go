@@ -36,9 +36,13 @@ type channelFlags struct {
 }
 
 func (f *channelFlags) register(c *cobra.Command) {
+	f.registerChannels(c)
+	c.Flags().StringVar(&f.platform, "platform", "", "subdir to read, such as linux-64 or osx-arm64 (default: this machine's)")
+}
+
+func (f *channelFlags) registerChannels(c *cobra.Command) {
 	c.Flags().StringArrayVarP(&f.channels, "channel", "c", nil, "channel: a URL, a directory, or a name below --channel-alias; may be given many times, the first one wins")
 	c.Flags().StringVar(&f.alias, "channel-alias", "", "URL that plain channel names stand below (default: CONDA_CHANNEL_ALIAS)")
-	c.Flags().StringVar(&f.platform, "platform", "", "subdir to read, such as linux-64 or osx-arm64 (default: this machine's)")
 	c.Flags().BoolVar(&f.offline, "offline", false, "ask no server: use what the cache has")
 	c.Flags().BoolVar(&f.noCache, "no-cache", false, "keep nothing, and use nothing that was kept")
 	c.Flags().StringVar(&f.cacheDir, "cache-dir", "", "where indexes are kept (default: ENTREPOT_CACHE_DIR, else entrepot/channels in the user's cache directory)")

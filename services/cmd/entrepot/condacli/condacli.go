@@ -25,10 +25,11 @@ type app struct {
 func Command(version string) *cobra.Command {
 	a := &app{version: version, getenv: os.Getenv, now: time.Now}
 	root := &cobra.Command{
-		Use: "conda", Short: "Solve, search, inspect and index conda packages without a server",
+		Use: "conda", Short: "Solve, lock, search, inspect and index conda packages without a server",
 		Long: `Work with conda channels, packages and specs on this machine. No server is needed, and no Python.
 
   entrepot conda solve -c ./channel 'python >=3.12' numpy
+  entrepot conda lock -f environment.yml --platform linux-64 --platform osx-arm64
   entrepot conda search -c https://host/channel 'numpy 1.26.*'
   entrepot conda inspect ./numpy-1.26.4-py312h1234567_0.conda
   entrepot conda index ./channel
@@ -43,7 +44,7 @@ Exit codes: 0 ok · 1 the answer is no (unsolvable, nothing found) · 2 bad inpu
 			return fault.New(fault.Invalid, "there is no command %q in '%s' (see '%s --help')", args[0], cmd.CommandPath(), cmd.CommandPath())
 		},
 	}
-	root.AddCommand(a.solveCommand(), a.searchCommand(), a.inspectCommand(), a.indexCommand(), a.versionCommand(), a.specCommand())
+	root.AddCommand(a.solveCommand(), a.lockCommand(), a.searchCommand(), a.inspectCommand(), a.indexCommand(), a.versionCommand(), a.specCommand())
 	silence(root)
 	return root
 }
