@@ -10,10 +10,12 @@ package channelsv1
 
 import (
 	v1 "github.com/entrepot-dev/entrepot/proto/entrepot/identity/v1"
+	v11 "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
 	_ "github.com/entrepot-dev/entrepot/proto/entrepot/options/v1"
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	emptypb "google.golang.org/protobuf/types/known/emptypb"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -137,6 +139,120 @@ func (x RemovalPolicy) Number() protoreflect.EnumNumber {
 // Deprecated: Use RemovalPolicy.Descriptor instead.
 func (RemovalPolicy) EnumDescriptor() ([]byte, []int) {
 	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{1}
+}
+
+// State is what became of it.
+type ImportResult_State int32
+
+const (
+	// Not set.
+	ImportResult_STATE_UNSPECIFIED ImportResult_State = 0
+	// It is listed now.
+	ImportResult_STATE_ADDED ImportResult_State = 1
+	// The same bytes were listed before; nothing was changed.
+	ImportResult_STATE_PRESENT ImportResult_State = 2
+	// It is not listed: see error.
+	ImportResult_STATE_REFUSED ImportResult_State = 3
+)
+
+// Enum value maps for ImportResult_State.
+var (
+	ImportResult_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_ADDED",
+		2: "STATE_PRESENT",
+		3: "STATE_REFUSED",
+	}
+	ImportResult_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_ADDED":       1,
+		"STATE_PRESENT":     2,
+		"STATE_REFUSED":     3,
+	}
+)
+
+func (x ImportResult_State) Enum() *ImportResult_State {
+	p := new(ImportResult_State)
+	*p = x
+	return p
+}
+
+func (x ImportResult_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ImportResult_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_entrepot_channels_v1_channels_proto_enumTypes[2].Descriptor()
+}
+
+func (ImportResult_State) Type() protoreflect.EnumType {
+	return &file_entrepot_channels_v1_channels_proto_enumTypes[2]
+}
+
+func (x ImportResult_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ImportResult_State.Descriptor instead.
+func (ImportResult_State) EnumDescriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{30, 0}
+}
+
+// State is how far it has come.
+type Delivery_State int32
+
+const (
+	// Not set.
+	Delivery_STATE_UNSPECIFIED Delivery_State = 0
+	// It waits, or is tried again.
+	Delivery_STATE_PENDING Delivery_State = 1
+	// The webhook took it.
+	Delivery_STATE_DELIVERED Delivery_State = 2
+	// It was given up.
+	Delivery_STATE_FAILED Delivery_State = 3
+)
+
+// Enum value maps for Delivery_State.
+var (
+	Delivery_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_PENDING",
+		2: "STATE_DELIVERED",
+		3: "STATE_FAILED",
+	}
+	Delivery_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_PENDING":     1,
+		"STATE_DELIVERED":   2,
+		"STATE_FAILED":      3,
+	}
+)
+
+func (x Delivery_State) Enum() *Delivery_State {
+	p := new(Delivery_State)
+	*p = x
+	return p
+}
+
+func (x Delivery_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Delivery_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_entrepot_channels_v1_channels_proto_enumTypes[3].Descriptor()
+}
+
+func (Delivery_State) Type() protoreflect.EnumType {
+	return &file_entrepot_channels_v1_channels_proto_enumTypes[3]
+}
+
+func (x Delivery_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Delivery_State.Descriptor instead.
+func (Delivery_State) EnumDescriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{83, 0}
 }
 
 // MirrorSettings say what a mirror or proxy channel takes from where.
@@ -1595,7 +1711,11 @@ type ListFilesRequest struct {
 	// For dialects that page by offset: skip this many.
 	Skip int64 `protobuf:"varint,6,opt,name=skip,proto3" json:"skip,omitempty"`
 	// Newest version first (conda's order, then build number); needs `package`. Default: by path.
-	NewestFirst   bool `protobuf:"varint,7,opt,name=newest_first,json=newestFirst,proto3" json:"newest_first,omitempty"`
+	NewestFirst bool `protobuf:"varint,7,opt,name=newest_first,json=newestFirst,proto3" json:"newest_first,omitempty"`
+	// Only files that were added at this time or later; needs `newest_first`.
+	CreatedSince *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=created_since,json=createdSince,proto3" json:"created_since,omitempty"`
+	// Only versions that this conda version expression selects; needs `newest_first`.
+	VersionMatch  string `protobuf:"bytes,9,opt,name=version_match,json=versionMatch,proto3" json:"version_match,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1677,6 +1797,20 @@ func (x *ListFilesRequest) GetNewestFirst() bool {
 		return x.NewestFirst
 	}
 	return false
+}
+
+func (x *ListFilesRequest) GetCreatedSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedSince
+	}
+	return nil
+}
+
+func (x *ListFilesRequest) GetVersionMatch() string {
+	if x != nil {
+		return x.VersionMatch
+	}
+	return ""
 }
 
 // ListFilesResponse is a page of files.
@@ -2264,6 +2398,299 @@ func (x *AddFilesResponse) GetFiles() []*File {
 	return nil
 }
 
+// ImportedFile is a package from another server or from a directory, with what was said of it there.
+type ImportedFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The package's bytes, which are in storage already.
+	File *StagedFile `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	// The subdir it was found in; a package that says something else is refused. Empty takes what the package says.
+	Subdir string `protobuf:"bytes,2,opt,name=subdir,proto3" json:"subdir,omitempty"`
+	// Its record in repodata.json, a JSON object, which may differ from the package's own metadata by patches. Its digests and
+	// size must be those of the bytes, its name, version, build and build number those of the package. Empty: the package's own.
+	Record []byte `protobuf:"bytes,3,opt,name=record,proto3" json:"record,omitempty"`
+	// When it was first listed there; needs `channel.overwrite`, else it is now.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// Who brought it there; needs `users.manage`, else it is the caller.
+	Uploader      string `protobuf:"bytes,5,opt,name=uploader,proto3" json:"uploader,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportedFile) Reset() {
+	*x = ImportedFile{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportedFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportedFile) ProtoMessage() {}
+
+func (x *ImportedFile) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportedFile.ProtoReflect.Descriptor instead.
+func (*ImportedFile) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ImportedFile) GetFile() *StagedFile {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+func (x *ImportedFile) GetSubdir() string {
+	if x != nil {
+		return x.Subdir
+	}
+	return ""
+}
+
+func (x *ImportedFile) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *ImportedFile) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *ImportedFile) GetUploader() string {
+	if x != nil {
+		return x.Uploader
+	}
+	return ""
+}
+
+// ImportFilesRequest publishes a batch of packages in one revision; those that are refused are left out.
+type ImportFilesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// At most 1000.
+	Files []*ImportedFile `protobuf:"bytes,2,rep,name=files,proto3" json:"files,omitempty"`
+	// Replace files of the same name; needs `channel.overwrite`.
+	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportFilesRequest) Reset() {
+	*x = ImportFilesRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportFilesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportFilesRequest) ProtoMessage() {}
+
+func (x *ImportFilesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportFilesRequest.ProtoReflect.Descriptor instead.
+func (*ImportFilesRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ImportFilesRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *ImportFilesRequest) GetFiles() []*ImportedFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *ImportFilesRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+// ImportResult says what became of a file.
+type ImportResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The file name that was given.
+	Filename string `protobuf:"bytes,1,opt,name=filename,proto3" json:"filename,omitempty"`
+	// `<subdir>/<file name>`, if that is known.
+	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// See State.
+	State ImportResult_State `protobuf:"varint,3,opt,name=state,proto3,enum=entrepot.channels.v1.ImportResult_State" json:"state,omitempty"`
+	// SHA-256 of its bytes, lower-case hex.
+	Sha256 string `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// Why it was refused, for a program, such as DUPLICATE or PACKAGE_INVALID.
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The same for a person.
+	Error         string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportResult) Reset() {
+	*x = ImportResult{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportResult) ProtoMessage() {}
+
+func (x *ImportResult) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportResult.ProtoReflect.Descriptor instead.
+func (*ImportResult) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ImportResult) GetFilename() string {
+	if x != nil {
+		return x.Filename
+	}
+	return ""
+}
+
+func (x *ImportResult) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ImportResult) GetState() ImportResult_State {
+	if x != nil {
+		return x.State
+	}
+	return ImportResult_STATE_UNSPECIFIED
+}
+
+func (x *ImportResult) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *ImportResult) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ImportResult) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// ImportFilesResponse says what became of each file.
+type ImportFilesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision that shows what was added; the present head if nothing was.
+	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// In the order of the request.
+	Results       []*ImportResult `protobuf:"bytes,2,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportFilesResponse) Reset() {
+	*x = ImportFilesResponse{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportFilesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportFilesResponse) ProtoMessage() {}
+
+func (x *ImportFilesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportFilesResponse.ProtoReflect.Descriptor instead.
+func (*ImportFilesResponse) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ImportFilesResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ImportFilesResponse) GetResults() []*ImportResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
 // CheckUploadRequest asks whether an upload may be started, before its first byte is read.
 type CheckUploadRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2281,7 +2708,7 @@ type CheckUploadRequest struct {
 
 func (x *CheckUploadRequest) Reset() {
 	*x = CheckUploadRequest{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[28]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2293,7 +2720,7 @@ func (x *CheckUploadRequest) String() string {
 func (*CheckUploadRequest) ProtoMessage() {}
 
 func (x *CheckUploadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[28]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2306,7 +2733,7 @@ func (x *CheckUploadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckUploadRequest.ProtoReflect.Descriptor instead.
 func (*CheckUploadRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{28}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CheckUploadRequest) GetChannel() string {
@@ -2348,7 +2775,7 @@ type CheckUploadResponse struct {
 
 func (x *CheckUploadResponse) Reset() {
 	*x = CheckUploadResponse{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[29]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2360,7 +2787,7 @@ func (x *CheckUploadResponse) String() string {
 func (*CheckUploadResponse) ProtoMessage() {}
 
 func (x *CheckUploadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[29]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2373,7 +2800,7 @@ func (x *CheckUploadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckUploadResponse.ProtoReflect.Descriptor instead.
 func (*CheckUploadResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{29}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CheckUploadResponse) GetRemaining() int64 {
@@ -2401,7 +2828,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[30]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2413,7 +2840,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[30]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2426,7 +2853,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{30}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ResolveRequest) GetChannel() string {
@@ -2472,7 +2899,7 @@ type Encoding struct {
 
 func (x *Encoding) Reset() {
 	*x = Encoding{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[31]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2484,7 +2911,7 @@ func (x *Encoding) String() string {
 func (*Encoding) ProtoMessage() {}
 
 func (x *Encoding) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[31]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2497,7 +2924,7 @@ func (x *Encoding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Encoding.ProtoReflect.Descriptor instead.
 func (*Encoding) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{31}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Encoding) GetCoding() string {
@@ -2543,14 +2970,16 @@ type ResolveResponse struct {
 	// Compressed forms of the same bytes.
 	Encodings []*Encoding `protobuf:"bytes,9,rep,name=encodings,proto3" json:"encodings,omitempty"`
 	// Why nothing was found, if that is more than that nothing is at the path: the channel has no such revision.
-	Missing       string `protobuf:"bytes,10,opt,name=missing,proto3" json:"missing,omitempty"`
+	Missing string `protobuf:"bytes,10,opt,name=missing,proto3" json:"missing,omitempty"`
+	// Set for proxy channels: what is not found, or no longer fresh, may be had from sync's fetch plane.
+	Proxy         *ProxyState `protobuf:"bytes,11,opt,name=proxy,proto3" json:"proxy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[32]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2562,7 +2991,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[32]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2575,7 +3004,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{32}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ResolveResponse) GetChannel() *Channel {
@@ -2648,6 +3077,479 @@ func (x *ResolveResponse) GetMissing() string {
 	return ""
 }
 
+func (x *ResolveResponse) GetProxy() *ProxyState {
+	if x != nil {
+		return x.Proxy
+	}
+	return nil
+}
+
+// ProxyState is what else is known of a path of a proxy channel.
+type ProxyState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A digest of the channel's mirror settings. What was fetched under others is not served.
+	Settings []byte `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
+	// The copy may be served for so long without asking again; zero or less: it is stale. Absent: until its index says
+	// something else.
+	FreshFor *durationpb.Duration `protobuf:"bytes,2,opt,name=fresh_for,json=freshFor,proto3" json:"fresh_for,omitempty"`
+	// What the upstream's index announced of a package file when it was fetched: SHA-256, else MD5, else empty.
+	Want []byte `protobuf:"bytes,3,opt,name=want,proto3" json:"want,omitempty"`
+	// Index files of one family show one state of the upstream, and are of one generation.
+	Family string `protobuf:"bytes,4,opt,name=family,proto3" json:"family,omitempty"`
+	// See family.
+	Generation    string `protobuf:"bytes,5,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProxyState) Reset() {
+	*x = ProxyState{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProxyState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProxyState) ProtoMessage() {}
+
+func (x *ProxyState) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProxyState.ProtoReflect.Descriptor instead.
+func (*ProxyState) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ProxyState) GetSettings() []byte {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+func (x *ProxyState) GetFreshFor() *durationpb.Duration {
+	if x != nil {
+		return x.FreshFor
+	}
+	return nil
+}
+
+func (x *ProxyState) GetWant() []byte {
+	if x != nil {
+		return x.Want
+	}
+	return nil
+}
+
+func (x *ProxyState) GetFamily() string {
+	if x != nil {
+		return x.Family
+	}
+	return ""
+}
+
+func (x *ProxyState) GetGeneration() string {
+	if x != nil {
+		return x.Generation
+	}
+	return ""
+}
+
+// ProxiedFile is a file of a proxy channel that is stored.
+type ProxiedFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Path below the channel.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// SHA-256 of the stored bytes.
+	Sha256 []byte `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// Bytes.
+	Size int64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	// See ProxyState.
+	Want []byte `protobuf:"bytes,4,opt,name=want,proto3" json:"want,omitempty"`
+	// True for index files.
+	Index bool `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"`
+	// When upstream last changed it.
+	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProxiedFile) Reset() {
+	*x = ProxiedFile{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProxiedFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProxiedFile) ProtoMessage() {}
+
+func (x *ProxiedFile) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProxiedFile.ProtoReflect.Descriptor instead.
+func (*ProxiedFile) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ProxiedFile) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ProxiedFile) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *ProxiedFile) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *ProxiedFile) GetWant() []byte {
+	if x != nil {
+		return x.Want
+	}
+	return nil
+}
+
+func (x *ProxiedFile) GetIndex() bool {
+	if x != nil {
+		return x.Index
+	}
+	return false
+}
+
+func (x *ProxiedFile) GetUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdateTime
+	}
+	return nil
+}
+
+// RecordProxiedRequest says what a proxy channel has now.
+type RecordProxiedRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's UUID.
+	ChannelId string `protobuf:"bytes,1,opt,name=channel_id,json=channelId,proto3" json:"channel_id,omitempty"`
+	// The settings that it was fetched under; refused as a lost race if they have changed.
+	Settings []byte `protobuf:"bytes,2,opt,name=settings,proto3" json:"settings,omitempty"`
+	// The family that the files belong to; empty for files that stand alone.
+	Family string `protobuf:"bytes,3,opt,name=family,proto3" json:"family,omitempty"`
+	// The family's generation: files of any other go, all at once.
+	Generation string `protobuf:"bytes,4,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Files to add or replace.
+	Files []*ProxiedFile `protobuf:"bytes,5,rep,name=files,proto3" json:"files,omitempty"`
+	// How long all files of the family are fresh from now on; absent: until told otherwise.
+	FreshFor *durationpb.Duration `protobuf:"bytes,6,opt,name=fresh_for,json=freshFor,proto3" json:"fresh_for,omitempty"`
+	// Paths of files that are no longer sure: the fetch plane is asked before they are served again.
+	Stale []string `protobuf:"bytes,7,rep,name=stale,proto3" json:"stale,omitempty"`
+	// Paths of files to forget.
+	Drop []string `protobuf:"bytes,8,rep,name=drop,proto3" json:"drop,omitempty"`
+	// The family whose index says what the files must be, and its generation when they were looked up. If that is not the
+	// one that was last recorded, the files are not sure from the beginning. Empty: nothing can change what they must be.
+	Basis           string `protobuf:"bytes,9,opt,name=basis,proto3" json:"basis,omitempty"`
+	BasisGeneration string `protobuf:"bytes,10,opt,name=basis_generation,json=basisGeneration,proto3" json:"basis_generation,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *RecordProxiedRequest) Reset() {
+	*x = RecordProxiedRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordProxiedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordProxiedRequest) ProtoMessage() {}
+
+func (x *RecordProxiedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordProxiedRequest.ProtoReflect.Descriptor instead.
+func (*RecordProxiedRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *RecordProxiedRequest) GetChannelId() string {
+	if x != nil {
+		return x.ChannelId
+	}
+	return ""
+}
+
+func (x *RecordProxiedRequest) GetSettings() []byte {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+func (x *RecordProxiedRequest) GetFamily() string {
+	if x != nil {
+		return x.Family
+	}
+	return ""
+}
+
+func (x *RecordProxiedRequest) GetGeneration() string {
+	if x != nil {
+		return x.Generation
+	}
+	return ""
+}
+
+func (x *RecordProxiedRequest) GetFiles() []*ProxiedFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *RecordProxiedRequest) GetFreshFor() *durationpb.Duration {
+	if x != nil {
+		return x.FreshFor
+	}
+	return nil
+}
+
+func (x *RecordProxiedRequest) GetStale() []string {
+	if x != nil {
+		return x.Stale
+	}
+	return nil
+}
+
+func (x *RecordProxiedRequest) GetDrop() []string {
+	if x != nil {
+		return x.Drop
+	}
+	return nil
+}
+
+func (x *RecordProxiedRequest) GetBasis() string {
+	if x != nil {
+		return x.Basis
+	}
+	return ""
+}
+
+func (x *RecordProxiedRequest) GetBasisGeneration() string {
+	if x != nil {
+		return x.BasisGeneration
+	}
+	return ""
+}
+
+// RecordProxiedResponse is the answer to RecordProxied.
+type RecordProxiedResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Files of the family that there are now.
+	FamilyFiles   int64 `protobuf:"varint,1,opt,name=family_files,json=familyFiles,proto3" json:"family_files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordProxiedResponse) Reset() {
+	*x = RecordProxiedResponse{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordProxiedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordProxiedResponse) ProtoMessage() {}
+
+func (x *RecordProxiedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordProxiedResponse.ProtoReflect.Descriptor instead.
+func (*RecordProxiedResponse) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *RecordProxiedResponse) GetFamilyFiles() int64 {
+	if x != nil {
+		return x.FamilyFiles
+	}
+	return 0
+}
+
+// ListProxiedRequest asks for stored files of a proxy channel that stand alone.
+type ListProxiedRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's UUID.
+	ChannelId string `protobuf:"bytes,1,opt,name=channel_id,json=channelId,proto3" json:"channel_id,omitempty"`
+	// Only paths below this directory, which ends in a slash.
+	Directory string `protobuf:"bytes,2,opt,name=directory,proto3" json:"directory,omitempty"`
+	// Only paths after this one.
+	After string `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	// At most this many; at most 10000.
+	PageSize      int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListProxiedRequest) Reset() {
+	*x = ListProxiedRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListProxiedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListProxiedRequest) ProtoMessage() {}
+
+func (x *ListProxiedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListProxiedRequest.ProtoReflect.Descriptor instead.
+func (*ListProxiedRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ListProxiedRequest) GetChannelId() string {
+	if x != nil {
+		return x.ChannelId
+	}
+	return ""
+}
+
+func (x *ListProxiedRequest) GetDirectory() string {
+	if x != nil {
+		return x.Directory
+	}
+	return ""
+}
+
+func (x *ListProxiedRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *ListProxiedRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+// ListProxiedResponse is a page of files by path.
+type ListProxiedResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The files; an empty list is the end.
+	Files         []*ProxiedFile `protobuf:"bytes,1,rep,name=files,proto3" json:"files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListProxiedResponse) Reset() {
+	*x = ListProxiedResponse{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListProxiedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListProxiedResponse) ProtoMessage() {}
+
+func (x *ListProxiedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListProxiedResponse.ProtoReflect.Descriptor instead.
+func (*ListProxiedResponse) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *ListProxiedResponse) GetFiles() []*ProxiedFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
 // DiffRequest compares a plan with what a channel has.
 type DiffRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2663,7 +3565,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[33]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2675,7 +3577,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[33]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2688,7 +3590,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{33}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DiffRequest) GetChannel() string {
@@ -2735,7 +3637,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[34]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2747,7 +3649,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[34]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2760,7 +3662,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{34}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DiffResponse) GetHead() int64 {
@@ -2829,7 +3731,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[35]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2841,7 +3743,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[35]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2854,7 +3756,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{35}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ApplyRequest) GetChannel() string {
@@ -2902,7 +3804,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[36]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2914,7 +3816,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[36]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2927,7 +3829,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{36}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ApplyResponse) GetRevision() int64 {
@@ -2969,7 +3871,7 @@ type RebuildIndexRequest struct {
 
 func (x *RebuildIndexRequest) Reset() {
 	*x = RebuildIndexRequest{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[37]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2981,7 +3883,7 @@ func (x *RebuildIndexRequest) String() string {
 func (*RebuildIndexRequest) ProtoMessage() {}
 
 func (x *RebuildIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[37]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2994,7 +3896,7 @@ func (x *RebuildIndexRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildIndexRequest.ProtoReflect.Descriptor instead.
 func (*RebuildIndexRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{37}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RebuildIndexRequest) GetChannel() string {
@@ -3015,7 +3917,7 @@ type RebuildIndexResponse struct {
 
 func (x *RebuildIndexResponse) Reset() {
 	*x = RebuildIndexResponse{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[38]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3027,7 +3929,7 @@ func (x *RebuildIndexResponse) String() string {
 func (*RebuildIndexResponse) ProtoMessage() {}
 
 func (x *RebuildIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[38]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3040,7 +3942,7 @@ func (x *RebuildIndexResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildIndexResponse.ProtoReflect.Descriptor instead.
 func (*RebuildIndexResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{38}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RebuildIndexResponse) GetJobId() string {
@@ -3065,7 +3967,7 @@ type IndexJobArgs struct {
 
 func (x *IndexJobArgs) Reset() {
 	*x = IndexJobArgs{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[39]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3077,7 +3979,7 @@ func (x *IndexJobArgs) String() string {
 func (*IndexJobArgs) ProtoMessage() {}
 
 func (x *IndexJobArgs) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[39]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3090,7 +3992,7 @@ func (x *IndexJobArgs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IndexJobArgs.ProtoReflect.Descriptor instead.
 func (*IndexJobArgs) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{39}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *IndexJobArgs) GetChannelId() string {
@@ -3129,7 +4031,7 @@ type IndexJobResult struct {
 
 func (x *IndexJobResult) Reset() {
 	*x = IndexJobResult{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[40]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3141,7 +4043,7 @@ func (x *IndexJobResult) String() string {
 func (*IndexJobResult) ProtoMessage() {}
 
 func (x *IndexJobResult) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[40]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3154,7 +4056,7 @@ func (x *IndexJobResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IndexJobResult.ProtoReflect.Descriptor instead.
 func (*IndexJobResult) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{40}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *IndexJobResult) GetRevision() int64 {
@@ -3193,7 +4095,7 @@ type ExtrasJobArgs struct {
 
 func (x *ExtrasJobArgs) Reset() {
 	*x = ExtrasJobArgs{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[41]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3205,7 +4107,7 @@ func (x *ExtrasJobArgs) String() string {
 func (*ExtrasJobArgs) ProtoMessage() {}
 
 func (x *ExtrasJobArgs) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[41]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3218,7 +4120,7 @@ func (x *ExtrasJobArgs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtrasJobArgs.ProtoReflect.Descriptor instead.
 func (*ExtrasJobArgs) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{41}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ExtrasJobArgs) GetChannelId() string {
@@ -3259,7 +4161,7 @@ type PastJobArgs struct {
 
 func (x *PastJobArgs) Reset() {
 	*x = PastJobArgs{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[42]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3271,7 +4173,7 @@ func (x *PastJobArgs) String() string {
 func (*PastJobArgs) ProtoMessage() {}
 
 func (x *PastJobArgs) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[42]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3284,7 +4186,7 @@ func (x *PastJobArgs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PastJobArgs.ProtoReflect.Descriptor instead.
 func (*PastJobArgs) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{42}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *PastJobArgs) GetChannelId() string {
@@ -3315,11 +4217,2434 @@ func (x *PastJobArgs) GetShards() bool {
 	return false
 }
 
+// CreatePackageRequest describes a package that has no files yet; the caller becomes its owner.
+type CreatePackageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// The package's name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// One line on it.
+	Summary string `protobuf:"bytes,3,opt,name=summary,proto3" json:"summary,omitempty"`
+	// More on it.
+	Description string `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
+	// Its home page.
+	Url           string `protobuf:"bytes,5,opt,name=url,proto3" json:"url,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreatePackageRequest) Reset() {
+	*x = CreatePackageRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreatePackageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreatePackageRequest) ProtoMessage() {}
+
+func (x *CreatePackageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreatePackageRequest.ProtoReflect.Descriptor instead.
+func (*CreatePackageRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *CreatePackageRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *CreatePackageRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreatePackageRequest) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *CreatePackageRequest) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *CreatePackageRequest) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+// CopyFileRequest names a package file of another channel that this one shall list too.
+type CopyFileRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel that shall have it, a hosted one.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// The channel that has it.
+	SourceChannel string `protobuf:"bytes,2,opt,name=source_channel,json=sourceChannel,proto3" json:"source_channel,omitempty"`
+	// The package that it is a file of.
+	SourcePackage string `protobuf:"bytes,3,opt,name=source_package,json=sourcePackage,proto3" json:"source_package,omitempty"`
+	// Its subdir.
+	Subdir string `protobuf:"bytes,4,opt,name=subdir,proto3" json:"subdir,omitempty"`
+	// Its file name.
+	Filename      string `protobuf:"bytes,5,opt,name=filename,proto3" json:"filename,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyFileRequest) Reset() {
+	*x = CopyFileRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyFileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyFileRequest) ProtoMessage() {}
+
+func (x *CopyFileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyFileRequest.ProtoReflect.Descriptor instead.
+func (*CopyFileRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *CopyFileRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *CopyFileRequest) GetSourceChannel() string {
+	if x != nil {
+		return x.SourceChannel
+	}
+	return ""
+}
+
+func (x *CopyFileRequest) GetSourcePackage() string {
+	if x != nil {
+		return x.SourcePackage
+	}
+	return ""
+}
+
+func (x *CopyFileRequest) GetSubdir() string {
+	if x != nil {
+		return x.Subdir
+	}
+	return ""
+}
+
+func (x *CopyFileRequest) GetFilename() string {
+	if x != nil {
+		return x.Filename
+	}
+	return ""
+}
+
+// ListPackageMembersRequest names a package.
+type ListPackageMembersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// The package's name.
+	Package       string `protobuf:"bytes,2,opt,name=package,proto3" json:"package,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPackageMembersRequest) Reset() {
+	*x = ListPackageMembersRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPackageMembersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPackageMembersRequest) ProtoMessage() {}
+
+func (x *ListPackageMembersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPackageMembersRequest.ProtoReflect.Descriptor instead.
+func (*ListPackageMembersRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *ListPackageMembersRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *ListPackageMembersRequest) GetPackage() string {
+	if x != nil {
+		return x.Package
+	}
+	return ""
+}
+
+// AddPackageMemberRequest gives a user a role on one package.
+type AddPackageMemberRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// The package's name.
+	Package string `protobuf:"bytes,2,opt,name=package,proto3" json:"package,omitempty"`
+	// The user's login name.
+	Username string `protobuf:"bytes,3,opt,name=username,proto3" json:"username,omitempty"`
+	// owner, maintainer or member.
+	Role          string `protobuf:"bytes,4,opt,name=role,proto3" json:"role,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddPackageMemberRequest) Reset() {
+	*x = AddPackageMemberRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddPackageMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddPackageMemberRequest) ProtoMessage() {}
+
+func (x *AddPackageMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddPackageMemberRequest.ProtoReflect.Descriptor instead.
+func (*AddPackageMemberRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *AddPackageMemberRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *AddPackageMemberRequest) GetPackage() string {
+	if x != nil {
+		return x.Package
+	}
+	return ""
+}
+
+func (x *AddPackageMemberRequest) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *AddPackageMemberRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+// RemovePackageMemberRequest takes a user's role on a package away.
+type RemovePackageMemberRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// The package's name.
+	Package string `protobuf:"bytes,2,opt,name=package,proto3" json:"package,omitempty"`
+	// The user's login name.
+	Username      string `protobuf:"bytes,3,opt,name=username,proto3" json:"username,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemovePackageMemberRequest) Reset() {
+	*x = RemovePackageMemberRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemovePackageMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemovePackageMemberRequest) ProtoMessage() {}
+
+func (x *RemovePackageMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemovePackageMemberRequest.ProtoReflect.Descriptor instead.
+func (*RemovePackageMemberRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *RemovePackageMemberRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *RemovePackageMemberRequest) GetPackage() string {
+	if x != nil {
+		return x.Package
+	}
+	return ""
+}
+
+func (x *RemovePackageMemberRequest) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+// SearchTerm is one condition of a search; all conditions of a search must hold.
+type SearchTerm struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `name`, `channel`, `description`, `summary`, `platform` or `private`.
+	Field string `protobuf:"bytes,1,opt,name=field,proto3" json:"field,omitempty"`
+	// One of these must fit: as a part of the text without case; `channel` as a whole; `private` is `true` or `false`.
+	Values []string `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
+	// Turns the condition round.
+	Negate        bool `protobuf:"varint,3,opt,name=negate,proto3" json:"negate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchTerm) Reset() {
+	*x = SearchTerm{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchTerm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchTerm) ProtoMessage() {}
+
+func (x *SearchTerm) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchTerm.ProtoReflect.Descriptor instead.
+func (*SearchTerm) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *SearchTerm) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *SearchTerm) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *SearchTerm) GetNegate() bool {
+	if x != nil {
+		return x.Negate
+	}
+	return false
+}
+
+// SearchPackagesRequest looks for packages in all channels that the caller may read.
+type SearchPackagesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The conditions; none means all.
+	Terms []*SearchTerm `protobuf:"bytes,1,rep,name=terms,proto3" json:"terms,omitempty"`
+	// The best matches of the names first: equal, then beginning alike, then the shortest. Default: by name.
+	Ranked bool `protobuf:"varint,2,opt,name=ranked,proto3" json:"ranked,omitempty"`
+	// At most this many; 0 means all.
+	Limit         int64 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchPackagesRequest) Reset() {
+	*x = SearchPackagesRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchPackagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchPackagesRequest) ProtoMessage() {}
+
+func (x *SearchPackagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchPackagesRequest.ProtoReflect.Descriptor instead.
+func (*SearchPackagesRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *SearchPackagesRequest) GetTerms() []*SearchTerm {
+	if x != nil {
+		return x.Terms
+	}
+	return nil
+}
+
+func (x *SearchPackagesRequest) GetRanked() bool {
+	if x != nil {
+		return x.Ranked
+	}
+	return false
+}
+
+func (x *SearchPackagesRequest) GetLimit() int64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// SearchPackagesResponse is a part of what was found.
+type SearchPackagesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The next hits.
+	Hits          []*SearchPackagesResponse_Hit `protobuf:"bytes,1,rep,name=hits,proto3" json:"hits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchPackagesResponse) Reset() {
+	*x = SearchPackagesResponse{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchPackagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchPackagesResponse) ProtoMessage() {}
+
+func (x *SearchPackagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchPackagesResponse.ProtoReflect.Descriptor instead.
+func (*SearchPackagesResponse) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *SearchPackagesResponse) GetHits() []*SearchPackagesResponse_Hit {
+	if x != nil {
+		return x.Hits
+	}
+	return nil
+}
+
+// SearchChannelsRequest looks for channels that the caller may read.
+type SearchChannelsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The conditions, on `name`, `description` and `private`; none means all.
+	Terms         []*SearchTerm `protobuf:"bytes,1,rep,name=terms,proto3" json:"terms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchChannelsRequest) Reset() {
+	*x = SearchChannelsRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchChannelsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchChannelsRequest) ProtoMessage() {}
+
+func (x *SearchChannelsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchChannelsRequest.ProtoReflect.Descriptor instead.
+func (*SearchChannelsRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *SearchChannelsRequest) GetTerms() []*SearchTerm {
+	if x != nil {
+		return x.Terms
+	}
+	return nil
+}
+
+// SearchChannelsResponse is what was found, by name.
+type SearchChannelsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channels, without their counts of members.
+	Channels      []*Channel `protobuf:"bytes,1,rep,name=channels,proto3" json:"channels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchChannelsResponse) Reset() {
+	*x = SearchChannelsResponse{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchChannelsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchChannelsResponse) ProtoMessage() {}
+
+func (x *SearchChannelsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchChannelsResponse.ProtoReflect.Descriptor instead.
+func (*SearchChannelsResponse) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *SearchChannelsResponse) GetChannels() []*Channel {
+	if x != nil {
+		return x.Channels
+	}
+	return nil
+}
+
+// ListUserRolesRequest names a user.
+type ListUserRolesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Login name.
+	Username string `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"`
+	// Roles on packages rather than on channels.
+	Packages bool `protobuf:"varint,2,opt,name=packages,proto3" json:"packages,omitempty"`
+	// Skip this many.
+	Skip int64 `protobuf:"varint,3,opt,name=skip,proto3" json:"skip,omitempty"`
+	// At most this many; default 50, at most 1000.
+	PageSize      int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUserRolesRequest) Reset() {
+	*x = ListUserRolesRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUserRolesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUserRolesRequest) ProtoMessage() {}
+
+func (x *ListUserRolesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUserRolesRequest.ProtoReflect.Descriptor instead.
+func (*ListUserRolesRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *ListUserRolesRequest) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *ListUserRolesRequest) GetPackages() bool {
+	if x != nil {
+		return x.Packages
+	}
+	return false
+}
+
+func (x *ListUserRolesRequest) GetSkip() int64 {
+	if x != nil {
+		return x.Skip
+	}
+	return 0
+}
+
+func (x *ListUserRolesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+// ListUserRolesResponse is a page of a user's roles by channel and package.
+type ListUserRolesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The roles.
+	Items []*ListUserRolesResponse_Item `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	// How many there are in all.
+	TotalSize     int64 `protobuf:"varint,2,opt,name=total_size,json=totalSize,proto3" json:"total_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUserRolesResponse) Reset() {
+	*x = ListUserRolesResponse{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUserRolesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUserRolesResponse) ProtoMessage() {}
+
+func (x *ListUserRolesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUserRolesResponse.ProtoReflect.Descriptor instead.
+func (*ListUserRolesResponse) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *ListUserRolesResponse) GetItems() []*ListUserRolesResponse_Item {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *ListUserRolesResponse) GetTotalSize() int64 {
+	if x != nil {
+		return x.TotalSize
+	}
+	return 0
+}
+
+// RegisteredMirror is another server's copy of a channel.
+type RegisteredMirror struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Where clients find it.
+	Url string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	// Its API.
+	ApiEndpoint string `protobuf:"bytes,3,opt,name=api_endpoint,json=apiEndpoint,proto3" json:"api_endpoint,omitempty"`
+	// Where its download counts are.
+	MetricsEndpoint string `protobuf:"bytes,4,opt,name=metrics_endpoint,json=metricsEndpoint,proto3" json:"metrics_endpoint,omitempty"`
+	// When it was registered first.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// True if it said that it copies this very channel when it was registered.
+	Confirmed     bool `protobuf:"varint,6,opt,name=confirmed,proto3" json:"confirmed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegisteredMirror) Reset() {
+	*x = RegisteredMirror{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegisteredMirror) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegisteredMirror) ProtoMessage() {}
+
+func (x *RegisteredMirror) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegisteredMirror.ProtoReflect.Descriptor instead.
+func (*RegisteredMirror) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *RegisteredMirror) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RegisteredMirror) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *RegisteredMirror) GetApiEndpoint() string {
+	if x != nil {
+		return x.ApiEndpoint
+	}
+	return ""
+}
+
+func (x *RegisteredMirror) GetMetricsEndpoint() string {
+	if x != nil {
+		return x.MetricsEndpoint
+	}
+	return ""
+}
+
+func (x *RegisteredMirror) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *RegisteredMirror) GetConfirmed() bool {
+	if x != nil {
+		return x.Confirmed
+	}
+	return false
+}
+
+// RegisterMirrorRequest describes a mirror. It is asked whether it is one before it is taken.
+type RegisterMirrorRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// Where clients find the mirror.
+	Url string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	// Its API; empty means that it follows from the URL: /get/x or /channels/x → /api/channels/x.
+	ApiEndpoint string `protobuf:"bytes,3,opt,name=api_endpoint,json=apiEndpoint,proto3" json:"api_endpoint,omitempty"`
+	// Where its download counts are; empty means that it follows from the URL: → /metrics/channels/x.
+	MetricsEndpoint string `protobuf:"bytes,4,opt,name=metrics_endpoint,json=metricsEndpoint,proto3" json:"metrics_endpoint,omitempty"`
+	// The origin that the caller reached this server under: a mirror there is asked without a request. It counts only if the server has no public URL configured.
+	RequestOrigin string `protobuf:"bytes,5,opt,name=request_origin,json=requestOrigin,proto3" json:"request_origin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegisterMirrorRequest) Reset() {
+	*x = RegisterMirrorRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegisterMirrorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegisterMirrorRequest) ProtoMessage() {}
+
+func (x *RegisterMirrorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegisterMirrorRequest.ProtoReflect.Descriptor instead.
+func (*RegisterMirrorRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *RegisterMirrorRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *RegisterMirrorRequest) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *RegisterMirrorRequest) GetApiEndpoint() string {
+	if x != nil {
+		return x.ApiEndpoint
+	}
+	return ""
+}
+
+func (x *RegisterMirrorRequest) GetMetricsEndpoint() string {
+	if x != nil {
+		return x.MetricsEndpoint
+	}
+	return ""
+}
+
+func (x *RegisterMirrorRequest) GetRequestOrigin() string {
+	if x != nil {
+		return x.RequestOrigin
+	}
+	return ""
+}
+
+// ListMirrorsRequest names a channel.
+type ListMirrorsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Channel       string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMirrorsRequest) Reset() {
+	*x = ListMirrorsRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMirrorsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMirrorsRequest) ProtoMessage() {}
+
+func (x *ListMirrorsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMirrorsRequest.ProtoReflect.Descriptor instead.
+func (*ListMirrorsRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *ListMirrorsRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+// ListMirrorsResponse lists mirrors in the order of their registration.
+type ListMirrorsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The mirrors.
+	Mirrors       []*RegisteredMirror `protobuf:"bytes,1,rep,name=mirrors,proto3" json:"mirrors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMirrorsResponse) Reset() {
+	*x = ListMirrorsResponse{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMirrorsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMirrorsResponse) ProtoMessage() {}
+
+func (x *ListMirrorsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMirrorsResponse.ProtoReflect.Descriptor instead.
+func (*ListMirrorsResponse) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *ListMirrorsResponse) GetMirrors() []*RegisteredMirror {
+	if x != nil {
+		return x.Mirrors
+	}
+	return nil
+}
+
+// DeleteMirrorRequest names a registered mirror.
+type DeleteMirrorRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// The mirror's UUID.
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteMirrorRequest) Reset() {
+	*x = DeleteMirrorRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteMirrorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteMirrorRequest) ProtoMessage() {}
+
+func (x *DeleteMirrorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteMirrorRequest.ProtoReflect.Descriptor instead.
+func (*DeleteMirrorRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *DeleteMirrorRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *DeleteMirrorRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// AnnounceMirrorRequest asks to register a mirror channel at its upstream, in the background.
+type AnnounceMirrorRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The mirror channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// Where this server is reached from outside, such as `https://conda.example.org`.
+	BaseUrl string `protobuf:"bytes,2,opt,name=base_url,json=baseUrl,proto3" json:"base_url,omitempty"`
+	// The upstream's API key; goes there only and is kept, sealed, until the attempts end.
+	ApiKey        string `protobuf:"bytes,3,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnnounceMirrorRequest) Reset() {
+	*x = AnnounceMirrorRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnnounceMirrorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnnounceMirrorRequest) ProtoMessage() {}
+
+func (x *AnnounceMirrorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnnounceMirrorRequest.ProtoReflect.Descriptor instead.
+func (*AnnounceMirrorRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *AnnounceMirrorRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *AnnounceMirrorRequest) GetBaseUrl() string {
+	if x != nil {
+		return x.BaseUrl
+	}
+	return ""
+}
+
+func (x *AnnounceMirrorRequest) GetApiKey() string {
+	if x != nil {
+		return x.ApiKey
+	}
+	return ""
+}
+
+// AnnounceMirrorResponse names the job.
+type AnnounceMirrorResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the job.
+	JobId         string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnnounceMirrorResponse) Reset() {
+	*x = AnnounceMirrorResponse{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnnounceMirrorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnnounceMirrorResponse) ProtoMessage() {}
+
+func (x *AnnounceMirrorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnnounceMirrorResponse.ProtoReflect.Descriptor instead.
+func (*AnnounceMirrorResponse) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *AnnounceMirrorResponse) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+// AnnounceJobArgs are the arguments of `channels.announce`: register a mirror channel at its upstream.
+type AnnounceJobArgs struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the channel.
+	ChannelId string `protobuf:"bytes,1,opt,name=channel_id,json=channelId,proto3" json:"channel_id,omitempty"`
+	// UUID of the row with the rest.
+	AnnouncementId string `protobuf:"bytes,2,opt,name=announcement_id,json=announcementId,proto3" json:"announcement_id,omitempty"`
+	// The dialect's word for it.
+	Action        string `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnnounceJobArgs) Reset() {
+	*x = AnnounceJobArgs{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnnounceJobArgs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnnounceJobArgs) ProtoMessage() {}
+
+func (x *AnnounceJobArgs) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnnounceJobArgs.ProtoReflect.Descriptor instead.
+func (*AnnounceJobArgs) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *AnnounceJobArgs) GetChannelId() string {
+	if x != nil {
+		return x.ChannelId
+	}
+	return ""
+}
+
+func (x *AnnounceJobArgs) GetAnnouncementId() string {
+	if x != nil {
+		return x.AnnouncementId
+	}
+	return ""
+}
+
+func (x *AnnounceJobArgs) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+// StartActionRequest asks for background work on a channel.
+type StartActionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// `reindex`, `generate_indexes`, `validate_packages`, `cleanup` or `cleanup_dry_run`.
+	Action string `protobuf:"bytes,2,opt,name=action,proto3" json:"action,omitempty"`
+	// Not before this time.
+	StartAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=start_at,json=startAt,proto3" json:"start_at,omitempty"`
+	// Again this many seconds after each run; 0 means once.
+	RepeatEverySeconds int64 `protobuf:"varint,4,opt,name=repeat_every_seconds,json=repeatEverySeconds,proto3" json:"repeat_every_seconds,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *StartActionRequest) Reset() {
+	*x = StartActionRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartActionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartActionRequest) ProtoMessage() {}
+
+func (x *StartActionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartActionRequest.ProtoReflect.Descriptor instead.
+func (*StartActionRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *StartActionRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *StartActionRequest) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *StartActionRequest) GetStartAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartAt
+	}
+	return nil
+}
+
+func (x *StartActionRequest) GetRepeatEverySeconds() int64 {
+	if x != nil {
+		return x.RepeatEverySeconds
+	}
+	return 0
+}
+
+// StartBuiltinJobRequest asks for an action on all channels that it fits.
+type StartBuiltinJobRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in StartActionRequest.
+	Action string `protobuf:"bytes,1,opt,name=action,proto3" json:"action,omitempty"`
+	// Which package versions it is about: `*`, or names with versions such as `numpy>=1.2,scipy`; channels without any are left out.
+	ItemsSpec string `protobuf:"bytes,2,opt,name=items_spec,json=itemsSpec,proto3" json:"items_spec,omitempty"`
+	// Not before this time.
+	StartAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=start_at,json=startAt,proto3" json:"start_at,omitempty"`
+	// Again this many seconds after each run; 0 means once.
+	RepeatEverySeconds int64 `protobuf:"varint,4,opt,name=repeat_every_seconds,json=repeatEverySeconds,proto3" json:"repeat_every_seconds,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *StartBuiltinJobRequest) Reset() {
+	*x = StartBuiltinJobRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartBuiltinJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartBuiltinJobRequest) ProtoMessage() {}
+
+func (x *StartBuiltinJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartBuiltinJobRequest.ProtoReflect.Descriptor instead.
+func (*StartBuiltinJobRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *StartBuiltinJobRequest) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *StartBuiltinJobRequest) GetItemsSpec() string {
+	if x != nil {
+		return x.ItemsSpec
+	}
+	return ""
+}
+
+func (x *StartBuiltinJobRequest) GetStartAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartAt
+	}
+	return nil
+}
+
+func (x *StartBuiltinJobRequest) GetRepeatEverySeconds() int64 {
+	if x != nil {
+		return x.RepeatEverySeconds
+	}
+	return 0
+}
+
+// Webhook is told of what happens to a channel.
+type Webhook struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Where it is told: http or https.
+	Url string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	// What it is told of: `channel.published`, `sync.failed`.
+	Events []string `protobuf:"bytes,3,rep,name=events,proto3" json:"events,omitempty"`
+	// It is kept, and told nothing.
+	Disabled bool `protobuf:"varint,4,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	// When it was made.
+	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Webhook) Reset() {
+	*x = Webhook{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Webhook) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Webhook) ProtoMessage() {}
+
+func (x *Webhook) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Webhook.ProtoReflect.Descriptor instead.
+func (*Webhook) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *Webhook) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Webhook) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *Webhook) GetEvents() []string {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *Webhook) GetDisabled() bool {
+	if x != nil {
+		return x.Disabled
+	}
+	return false
+}
+
+func (x *Webhook) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+// CreateWebhookRequest describes a webhook.
+type CreateWebhookRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// See Webhook.
+	Url string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	// See Webhook; none means all.
+	Events []string `protobuf:"bytes,3,rep,name=events,proto3" json:"events,omitempty"`
+	// What deliveries are signed with, 16 to 200 characters; empty makes one.
+	Secret        string `protobuf:"bytes,4,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateWebhookRequest) Reset() {
+	*x = CreateWebhookRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateWebhookRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateWebhookRequest) ProtoMessage() {}
+
+func (x *CreateWebhookRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateWebhookRequest.ProtoReflect.Descriptor instead.
+func (*CreateWebhookRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *CreateWebhookRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *CreateWebhookRequest) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *CreateWebhookRequest) GetEvents() []string {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *CreateWebhookRequest) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+// CreateWebhookResponse shows the secret, once.
+type CreateWebhookResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The webhook.
+	Webhook *Webhook `protobuf:"bytes,1,opt,name=webhook,proto3" json:"webhook,omitempty"`
+	// What deliveries are signed with.
+	Secret        string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateWebhookResponse) Reset() {
+	*x = CreateWebhookResponse{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateWebhookResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateWebhookResponse) ProtoMessage() {}
+
+func (x *CreateWebhookResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateWebhookResponse.ProtoReflect.Descriptor instead.
+func (*CreateWebhookResponse) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{77}
+}
+
+func (x *CreateWebhookResponse) GetWebhook() *Webhook {
+	if x != nil {
+		return x.Webhook
+	}
+	return nil
+}
+
+func (x *CreateWebhookResponse) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+// ListWebhooksRequest names a channel.
+type ListWebhooksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Channel       string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListWebhooksRequest) Reset() {
+	*x = ListWebhooksRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListWebhooksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListWebhooksRequest) ProtoMessage() {}
+
+func (x *ListWebhooksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListWebhooksRequest.ProtoReflect.Descriptor instead.
+func (*ListWebhooksRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *ListWebhooksRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+// ListWebhooksResponse lists webhooks in the order in which they were made.
+type ListWebhooksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The webhooks.
+	Webhooks      []*Webhook `protobuf:"bytes,1,rep,name=webhooks,proto3" json:"webhooks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListWebhooksResponse) Reset() {
+	*x = ListWebhooksResponse{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListWebhooksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListWebhooksResponse) ProtoMessage() {}
+
+func (x *ListWebhooksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListWebhooksResponse.ProtoReflect.Descriptor instead.
+func (*ListWebhooksResponse) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{79}
+}
+
+func (x *ListWebhooksResponse) GetWebhooks() []*Webhook {
+	if x != nil {
+		return x.Webhooks
+	}
+	return nil
+}
+
+// UpdateWebhookRequest replaces a webhook's settings.
+type UpdateWebhookRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// The webhook's UUID.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// See Webhook.
+	Url string `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
+	// See Webhook; none means all.
+	Events []string `protobuf:"bytes,4,rep,name=events,proto3" json:"events,omitempty"`
+	// See Webhook.
+	Disabled bool `protobuf:"varint,5,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	// A new secret; empty keeps the one there is.
+	Secret        string `protobuf:"bytes,6,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateWebhookRequest) Reset() {
+	*x = UpdateWebhookRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateWebhookRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateWebhookRequest) ProtoMessage() {}
+
+func (x *UpdateWebhookRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateWebhookRequest.ProtoReflect.Descriptor instead.
+func (*UpdateWebhookRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{80}
+}
+
+func (x *UpdateWebhookRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *UpdateWebhookRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *UpdateWebhookRequest) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *UpdateWebhookRequest) GetEvents() []string {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *UpdateWebhookRequest) GetDisabled() bool {
+	if x != nil {
+		return x.Disabled
+	}
+	return false
+}
+
+func (x *UpdateWebhookRequest) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+// DeleteWebhookRequest names a webhook.
+type DeleteWebhookRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// The webhook's UUID.
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteWebhookRequest) Reset() {
+	*x = DeleteWebhookRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteWebhookRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteWebhookRequest) ProtoMessage() {}
+
+func (x *DeleteWebhookRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteWebhookRequest.ProtoReflect.Descriptor instead.
+func (*DeleteWebhookRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *DeleteWebhookRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *DeleteWebhookRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// ListDeliveriesRequest names a webhook.
+type ListDeliveriesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// The webhook's UUID.
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeliveriesRequest) Reset() {
+	*x = ListDeliveriesRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeliveriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeliveriesRequest) ProtoMessage() {}
+
+func (x *ListDeliveriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeliveriesRequest.ProtoReflect.Descriptor instead.
+func (*ListDeliveriesRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *ListDeliveriesRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *ListDeliveriesRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// Delivery is one message to a webhook.
+type Delivery struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID; the receiver gets it too, to notice what comes twice.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What happened.
+	Event string `protobuf:"bytes,2,opt,name=event,proto3" json:"event,omitempty"`
+	// When.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// See State.
+	State Delivery_State `protobuf:"varint,4,opt,name=state,proto3,enum=entrepot.channels.v1.Delivery_State" json:"state,omitempty"`
+	// How often it was sent.
+	Attempts int32 `protobuf:"varint,5,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// The last answer's HTTP status; 0 if there was none.
+	Status int32 `protobuf:"varint,6,opt,name=status,proto3" json:"status,omitempty"`
+	// Why the last attempt failed.
+	Error string `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
+	// When the last attempt was made.
+	AttemptTime   *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=attempt_time,json=attemptTime,proto3" json:"attempt_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Delivery) Reset() {
+	*x = Delivery{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Delivery) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Delivery) ProtoMessage() {}
+
+func (x *Delivery) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
+func (*Delivery) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *Delivery) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Delivery) GetEvent() string {
+	if x != nil {
+		return x.Event
+	}
+	return ""
+}
+
+func (x *Delivery) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Delivery) GetState() Delivery_State {
+	if x != nil {
+		return x.State
+	}
+	return Delivery_STATE_UNSPECIFIED
+}
+
+func (x *Delivery) GetAttempts() int32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *Delivery) GetStatus() int32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *Delivery) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *Delivery) GetAttemptTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AttemptTime
+	}
+	return nil
+}
+
+// ListDeliveriesResponse lists the last deliveries, newest first.
+type ListDeliveriesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The deliveries.
+	Deliveries    []*Delivery `protobuf:"bytes,1,rep,name=deliveries,proto3" json:"deliveries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeliveriesResponse) Reset() {
+	*x = ListDeliveriesResponse{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeliveriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeliveriesResponse) ProtoMessage() {}
+
+func (x *ListDeliveriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeliveriesResponse.ProtoReflect.Descriptor instead.
+func (*ListDeliveriesResponse) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *ListDeliveriesResponse) GetDeliveries() []*Delivery {
+	if x != nil {
+		return x.Deliveries
+	}
+	return nil
+}
+
+// ReportSyncFailureRequest says that a sync failed, or could not get all files.
+type ReportSyncFailureRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's UUID.
+	ChannelId string `protobuf:"bytes,1,opt,name=channel_id,json=channelId,proto3" json:"channel_id,omitempty"`
+	// The job.
+	JobId string `protobuf:"bytes,2,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// Why it failed; empty if it ended without some files.
+	Error string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	// Files that could not be had.
+	Failed int64 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	// The first of them.
+	Paths         []string `protobuf:"bytes,5,rep,name=paths,proto3" json:"paths,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportSyncFailureRequest) Reset() {
+	*x = ReportSyncFailureRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportSyncFailureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportSyncFailureRequest) ProtoMessage() {}
+
+func (x *ReportSyncFailureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportSyncFailureRequest.ProtoReflect.Descriptor instead.
+func (*ReportSyncFailureRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{85}
+}
+
+func (x *ReportSyncFailureRequest) GetChannelId() string {
+	if x != nil {
+		return x.ChannelId
+	}
+	return ""
+}
+
+func (x *ReportSyncFailureRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *ReportSyncFailureRequest) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *ReportSyncFailureRequest) GetFailed() int64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *ReportSyncFailureRequest) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+// WebhookJobArgs are the arguments of `channels.webhook`: deliver a message.
+type WebhookJobArgs struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The delivery's UUID.
+	DeliveryId    string `protobuf:"bytes,1,opt,name=delivery_id,json=deliveryId,proto3" json:"delivery_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WebhookJobArgs) Reset() {
+	*x = WebhookJobArgs{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WebhookJobArgs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WebhookJobArgs) ProtoMessage() {}
+
+func (x *WebhookJobArgs) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WebhookJobArgs.ProtoReflect.Descriptor instead.
+func (*WebhookJobArgs) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *WebhookJobArgs) GetDeliveryId() string {
+	if x != nil {
+		return x.DeliveryId
+	}
+	return ""
+}
+
+// ActionJobArgs are the arguments of `channels.reindex`, `channels.generate`, `channels.validate` and `channels.cleanup`.
+type ActionJobArgs struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the channel.
+	ChannelId string `protobuf:"bytes,1,opt,name=channel_id,json=channelId,proto3" json:"channel_id,omitempty"`
+	// Its name.
+	Channel string `protobuf:"bytes,2,opt,name=channel,proto3" json:"channel,omitempty"`
+	// The dialect's word for it, which a job is shown by.
+	Action string `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
+	// Only these package versions; empty means all.
+	ItemsSpec     string `protobuf:"bytes,4,opt,name=items_spec,json=itemsSpec,proto3" json:"items_spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ActionJobArgs) Reset() {
+	*x = ActionJobArgs{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ActionJobArgs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ActionJobArgs) ProtoMessage() {}
+
+func (x *ActionJobArgs) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ActionJobArgs.ProtoReflect.Descriptor instead.
+func (*ActionJobArgs) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *ActionJobArgs) GetChannelId() string {
+	if x != nil {
+		return x.ChannelId
+	}
+	return ""
+}
+
+func (x *ActionJobArgs) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *ActionJobArgs) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *ActionJobArgs) GetItemsSpec() string {
+	if x != nil {
+		return x.ItemsSpec
+	}
+	return ""
+}
+
+// BuiltinJobArgs are the arguments of `channels.builtin`.
+type BuiltinJobArgs struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in StartBuiltinJobRequest.
+	Action string `protobuf:"bytes,1,opt,name=action,proto3" json:"action,omitempty"`
+	// As in StartBuiltinJobRequest.
+	ItemsSpec     string `protobuf:"bytes,2,opt,name=items_spec,json=itemsSpec,proto3" json:"items_spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BuiltinJobArgs) Reset() {
+	*x = BuiltinJobArgs{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[88]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BuiltinJobArgs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BuiltinJobArgs) ProtoMessage() {}
+
+func (x *BuiltinJobArgs) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[88]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BuiltinJobArgs.ProtoReflect.Descriptor instead.
+func (*BuiltinJobArgs) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{88}
+}
+
+func (x *BuiltinJobArgs) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *BuiltinJobArgs) GetItemsSpec() string {
+	if x != nil {
+		return x.ItemsSpec
+	}
+	return ""
+}
+
+// A package and where it is.
+type SearchPackagesResponse_Hit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The package.
+	Package *Package `protobuf:"bytes,1,opt,name=package,proto3" json:"package,omitempty"`
+	// The channel's name.
+	Channel       string `protobuf:"bytes,2,opt,name=channel,proto3" json:"channel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchPackagesResponse_Hit) Reset() {
+	*x = SearchPackagesResponse_Hit{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchPackagesResponse_Hit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchPackagesResponse_Hit) ProtoMessage() {}
+
+func (x *SearchPackagesResponse_Hit) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchPackagesResponse_Hit.ProtoReflect.Descriptor instead.
+func (*SearchPackagesResponse_Hit) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{60, 0}
+}
+
+func (x *SearchPackagesResponse_Hit) GetPackage() *Package {
+	if x != nil {
+		return x.Package
+	}
+	return nil
+}
+
+func (x *SearchPackagesResponse_Hit) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+// A role on something.
+type ListUserRolesResponse_Item struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// The package's name; empty for roles on channels.
+	Package string `protobuf:"bytes,2,opt,name=package,proto3" json:"package,omitempty"`
+	// owner, maintainer or member.
+	Role          string `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUserRolesResponse_Item) Reset() {
+	*x = ListUserRolesResponse_Item{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[90]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUserRolesResponse_Item) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUserRolesResponse_Item) ProtoMessage() {}
+
+func (x *ListUserRolesResponse_Item) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[90]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUserRolesResponse_Item.ProtoReflect.Descriptor instead.
+func (*ListUserRolesResponse_Item) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{64, 0}
+}
+
+func (x *ListUserRolesResponse_Item) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *ListUserRolesResponse_Item) GetPackage() string {
+	if x != nil {
+		return x.Package
+	}
+	return ""
+}
+
+func (x *ListUserRolesResponse_Item) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
 var File_entrepot_channels_v1_channels_proto protoreflect.FileDescriptor
 
 const file_entrepot_channels_v1_channels_proto_rawDesc = "" +
 	"\n" +
-	"#entrepot/channels/v1/channels.proto\x12\x14entrepot.channels.v1\x1a#entrepot/identity/v1/identity.proto\x1a entrepot/options/v1/access.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xea\x01\n" +
+	"#entrepot/channels/v1/channels.proto\x12\x14entrepot.channels.v1\x1a#entrepot/identity/v1/identity.proto\x1a\x1bentrepot/jobs/v1/jobs.proto\x1a entrepot/options/v1/access.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xea\x01\n" +
 	"\x0eMirrorSettings\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12J\n" +
 	"\x0eremoval_policy\x18\x02 \x01(\x0e2#.entrepot.channels.v1.RemovalPolicyR\rremovalPolicy\x12 \n" +
@@ -3444,7 +6769,7 @@ const file_entrepot_channels_v1_channels_proto_rawDesc = "" +
 	"\x0eadded_revision\x18\f \x01(\x03R\raddedRevision\x12;\n" +
 	"\vcreate_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12\x1a\n" +
-	"\buploader\x18\x0e \x01(\tR\buploader\"\xd1\x01\n" +
+	"\buploader\x18\x0e \x01(\tR\buploader\"\xb7\x02\n" +
 	"\x10ListFilesRequest\x12\x18\n" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12\x18\n" +
 	"\apackage\x18\x02 \x01(\tR\apackage\x12\x16\n" +
@@ -3453,7 +6778,9 @@ const file_entrepot_channels_v1_channels_proto_rawDesc = "" +
 	"\n" +
 	"page_token\x18\x05 \x01(\tR\tpageToken\x12\x12\n" +
 	"\x04skip\x18\x06 \x01(\x03R\x04skip\x12!\n" +
-	"\fnewest_first\x18\a \x01(\bR\vnewestFirst\"\x8c\x01\n" +
+	"\fnewest_first\x18\a \x01(\bR\vnewestFirst\x12?\n" +
+	"\rcreated_since\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\fcreatedSince\x12#\n" +
+	"\rversion_match\x18\t \x01(\tR\fversionMatch\"\x8c\x01\n" +
 	"\x11ListFilesResponse\x120\n" +
 	"\x05files\x18\x01 \x03(\v2\x1a.entrepot.channels.v1.FileR\x05files\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1d\n" +
@@ -3494,7 +6821,33 @@ const file_entrepot_channels_v1_channels_proto_rawDesc = "" +
 	"\apackage\x18\x04 \x01(\tR\apackage\"`\n" +
 	"\x10AddFilesResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x120\n" +
-	"\x05files\x18\x02 \x03(\v2\x1a.entrepot.channels.v1.FileR\x05files\"t\n" +
+	"\x05files\x18\x02 \x03(\v2\x1a.entrepot.channels.v1.FileR\x05files\"\xcd\x01\n" +
+	"\fImportedFile\x124\n" +
+	"\x04file\x18\x01 \x01(\v2 .entrepot.channels.v1.StagedFileR\x04file\x12\x16\n" +
+	"\x06subdir\x18\x02 \x01(\tR\x06subdir\x12\x16\n" +
+	"\x06record\x18\x03 \x01(\fR\x06record\x12;\n" +
+	"\vcreate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12\x1a\n" +
+	"\buploader\x18\x05 \x01(\tR\buploader\"~\n" +
+	"\x12ImportFilesRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x128\n" +
+	"\x05files\x18\x02 \x03(\v2\".entrepot.channels.v1.ImportedFileR\x05files\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"\x9b\x02\n" +
+	"\fImportResult\x12\x1a\n" +
+	"\bfilename\x18\x01 \x01(\tR\bfilename\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12>\n" +
+	"\x05state\x18\x03 \x01(\x0e2(.entrepot.channels.v1.ImportResult.StateR\x05state\x12\x16\n" +
+	"\x06sha256\x18\x04 \x01(\tR\x06sha256\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error\"U\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vSTATE_ADDED\x10\x01\x12\x11\n" +
+	"\rSTATE_PRESENT\x10\x02\x12\x11\n" +
+	"\rSTATE_REFUSED\x10\x03\"o\n" +
+	"\x13ImportFilesResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x12<\n" +
+	"\aresults\x18\x02 \x03(\v2\".entrepot.channels.v1.ImportResultR\aresults\"t\n" +
 	"\x12CheckUploadRequest\x12\x18\n" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12\x1a\n" +
 	"\bfilename\x18\x02 \x01(\tR\bfilename\x12\x12\n" +
@@ -3510,7 +6863,7 @@ const file_entrepot_channels_v1_channels_proto_rawDesc = "" +
 	"\bEncoding\x12\x16\n" +
 	"\x06coding\x18\x01 \x01(\tR\x06coding\x12\x16\n" +
 	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12\x12\n" +
-	"\x04size\x18\x03 \x01(\x03R\x04size\"\xf6\x02\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\"\xae\x03\n" +
 	"\x0fResolveResponse\x127\n" +
 	"\achannel\x18\x01 \x01(\v2\x1d.entrepot.channels.v1.ChannelR\achannel\x12\x14\n" +
 	"\x05found\x18\x02 \x01(\bR\x05found\x12\x16\n" +
@@ -3523,7 +6876,50 @@ const file_entrepot_channels_v1_channels_proto_rawDesc = "" +
 	"\fredirect_url\x18\b \x01(\tR\vredirectUrl\x12<\n" +
 	"\tencodings\x18\t \x03(\v2\x1e.entrepot.channels.v1.EncodingR\tencodings\x12\x18\n" +
 	"\amissing\x18\n" +
-	" \x01(\tR\amissing\"\x87\x01\n" +
+	" \x01(\tR\amissing\x126\n" +
+	"\x05proxy\x18\v \x01(\v2 .entrepot.channels.v1.ProxyStateR\x05proxy\"\xac\x01\n" +
+	"\n" +
+	"ProxyState\x12\x1a\n" +
+	"\bsettings\x18\x01 \x01(\fR\bsettings\x126\n" +
+	"\tfresh_for\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bfreshFor\x12\x12\n" +
+	"\x04want\x18\x03 \x01(\fR\x04want\x12\x16\n" +
+	"\x06family\x18\x04 \x01(\tR\x06family\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x05 \x01(\tR\n" +
+	"generation\"\xb4\x01\n" +
+	"\vProxiedFile\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x12\n" +
+	"\x04want\x18\x04 \x01(\fR\x04want\x12\x14\n" +
+	"\x05index\x18\x05 \x01(\bR\x05index\x12;\n" +
+	"\vupdate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"updateTime\"\xe5\x02\n" +
+	"\x14RecordProxiedRequest\x12\x1d\n" +
+	"\n" +
+	"channel_id\x18\x01 \x01(\tR\tchannelId\x12\x1a\n" +
+	"\bsettings\x18\x02 \x01(\fR\bsettings\x12\x16\n" +
+	"\x06family\x18\x03 \x01(\tR\x06family\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x04 \x01(\tR\n" +
+	"generation\x127\n" +
+	"\x05files\x18\x05 \x03(\v2!.entrepot.channels.v1.ProxiedFileR\x05files\x126\n" +
+	"\tfresh_for\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bfreshFor\x12\x14\n" +
+	"\x05stale\x18\a \x03(\tR\x05stale\x12\x12\n" +
+	"\x04drop\x18\b \x03(\tR\x04drop\x12\x14\n" +
+	"\x05basis\x18\t \x01(\tR\x05basis\x12)\n" +
+	"\x10basis_generation\x18\n" +
+	" \x01(\tR\x0fbasisGeneration\":\n" +
+	"\x15RecordProxiedResponse\x12!\n" +
+	"\ffamily_files\x18\x01 \x01(\x03R\vfamilyFiles\"\x84\x01\n" +
+	"\x12ListProxiedRequest\x12\x1d\n" +
+	"\n" +
+	"channel_id\x18\x01 \x01(\tR\tchannelId\x12\x1c\n" +
+	"\tdirectory\x18\x02 \x01(\tR\tdirectory\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\tR\x05after\x12\x1b\n" +
+	"\tpage_size\x18\x04 \x01(\x05R\bpageSize\"N\n" +
+	"\x13ListProxiedResponse\x127\n" +
+	"\x05files\x18\x01 \x03(\v2!.entrepot.channels.v1.ProxiedFileR\x05files\"\x87\x01\n" +
 	"\vDiffRequest\x12\x18\n" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12\x12\n" +
 	"\x04plan\x18\x02 \x01(\fR\x04plan\x12J\n" +
@@ -3569,7 +6965,177 @@ const file_entrepot_channels_v1_channels_proto_rawDesc = "" +
 	"channel_id\x18\x01 \x01(\tR\tchannelId\x12\x16\n" +
 	"\x06subdir\x18\x02 \x01(\tR\x06subdir\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x16\n" +
-	"\x06shards\x18\x04 \x01(\bR\x06shards*u\n" +
+	"\x06shards\x18\x04 \x01(\bR\x06shards\"\x92\x01\n" +
+	"\x14CreatePackageRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
+	"\asummary\x18\x03 \x01(\tR\asummary\x12 \n" +
+	"\vdescription\x18\x04 \x01(\tR\vdescription\x12\x10\n" +
+	"\x03url\x18\x05 \x01(\tR\x03url\"\xad\x01\n" +
+	"\x0fCopyFileRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12%\n" +
+	"\x0esource_channel\x18\x02 \x01(\tR\rsourceChannel\x12%\n" +
+	"\x0esource_package\x18\x03 \x01(\tR\rsourcePackage\x12\x16\n" +
+	"\x06subdir\x18\x04 \x01(\tR\x06subdir\x12\x1a\n" +
+	"\bfilename\x18\x05 \x01(\tR\bfilename\"O\n" +
+	"\x19ListPackageMembersRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x18\n" +
+	"\apackage\x18\x02 \x01(\tR\apackage\"}\n" +
+	"\x17AddPackageMemberRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x18\n" +
+	"\apackage\x18\x02 \x01(\tR\apackage\x12\x1a\n" +
+	"\busername\x18\x03 \x01(\tR\busername\x12\x12\n" +
+	"\x04role\x18\x04 \x01(\tR\x04role\"l\n" +
+	"\x1aRemovePackageMemberRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x18\n" +
+	"\apackage\x18\x02 \x01(\tR\apackage\x12\x1a\n" +
+	"\busername\x18\x03 \x01(\tR\busername\"R\n" +
+	"\n" +
+	"SearchTerm\x12\x14\n" +
+	"\x05field\x18\x01 \x01(\tR\x05field\x12\x16\n" +
+	"\x06values\x18\x02 \x03(\tR\x06values\x12\x16\n" +
+	"\x06negate\x18\x03 \x01(\bR\x06negate\"}\n" +
+	"\x15SearchPackagesRequest\x126\n" +
+	"\x05terms\x18\x01 \x03(\v2 .entrepot.channels.v1.SearchTermR\x05terms\x12\x16\n" +
+	"\x06ranked\x18\x02 \x01(\bR\x06ranked\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\x03R\x05limit\"\xb8\x01\n" +
+	"\x16SearchPackagesResponse\x12D\n" +
+	"\x04hits\x18\x01 \x03(\v20.entrepot.channels.v1.SearchPackagesResponse.HitR\x04hits\x1aX\n" +
+	"\x03Hit\x127\n" +
+	"\apackage\x18\x01 \x01(\v2\x1d.entrepot.channels.v1.PackageR\apackage\x12\x18\n" +
+	"\achannel\x18\x02 \x01(\tR\achannel\"O\n" +
+	"\x15SearchChannelsRequest\x126\n" +
+	"\x05terms\x18\x01 \x03(\v2 .entrepot.channels.v1.SearchTermR\x05terms\"S\n" +
+	"\x16SearchChannelsResponse\x129\n" +
+	"\bchannels\x18\x01 \x03(\v2\x1d.entrepot.channels.v1.ChannelR\bchannels\"\x7f\n" +
+	"\x14ListUserRolesRequest\x12\x1a\n" +
+	"\busername\x18\x01 \x01(\tR\busername\x12\x1a\n" +
+	"\bpackages\x18\x02 \x01(\bR\bpackages\x12\x12\n" +
+	"\x04skip\x18\x03 \x01(\x03R\x04skip\x12\x1b\n" +
+	"\tpage_size\x18\x04 \x01(\x05R\bpageSize\"\xce\x01\n" +
+	"\x15ListUserRolesResponse\x12F\n" +
+	"\x05items\x18\x01 \x03(\v20.entrepot.channels.v1.ListUserRolesResponse.ItemR\x05items\x12\x1d\n" +
+	"\n" +
+	"total_size\x18\x02 \x01(\x03R\ttotalSize\x1aN\n" +
+	"\x04Item\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x18\n" +
+	"\apackage\x18\x02 \x01(\tR\apackage\x12\x12\n" +
+	"\x04role\x18\x03 \x01(\tR\x04role\"\xdd\x01\n" +
+	"\x10RegisteredMirror\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
+	"\x03url\x18\x02 \x01(\tR\x03url\x12!\n" +
+	"\fapi_endpoint\x18\x03 \x01(\tR\vapiEndpoint\x12)\n" +
+	"\x10metrics_endpoint\x18\x04 \x01(\tR\x0fmetricsEndpoint\x12;\n" +
+	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12\x1c\n" +
+	"\tconfirmed\x18\x06 \x01(\bR\tconfirmed\"\xb8\x01\n" +
+	"\x15RegisterMirrorRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x10\n" +
+	"\x03url\x18\x02 \x01(\tR\x03url\x12!\n" +
+	"\fapi_endpoint\x18\x03 \x01(\tR\vapiEndpoint\x12)\n" +
+	"\x10metrics_endpoint\x18\x04 \x01(\tR\x0fmetricsEndpoint\x12%\n" +
+	"\x0erequest_origin\x18\x05 \x01(\tR\rrequestOrigin\".\n" +
+	"\x12ListMirrorsRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\"W\n" +
+	"\x13ListMirrorsResponse\x12@\n" +
+	"\amirrors\x18\x01 \x03(\v2&.entrepot.channels.v1.RegisteredMirrorR\amirrors\"?\n" +
+	"\x13DeleteMirrorRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"e\n" +
+	"\x15AnnounceMirrorRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x19\n" +
+	"\bbase_url\x18\x02 \x01(\tR\abaseUrl\x12\x17\n" +
+	"\aapi_key\x18\x03 \x01(\tR\x06apiKey\"/\n" +
+	"\x16AnnounceMirrorResponse\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"q\n" +
+	"\x0fAnnounceJobArgs\x12\x1d\n" +
+	"\n" +
+	"channel_id\x18\x01 \x01(\tR\tchannelId\x12'\n" +
+	"\x0fannouncement_id\x18\x02 \x01(\tR\x0eannouncementId\x12\x16\n" +
+	"\x06action\x18\x03 \x01(\tR\x06action\"\xaf\x01\n" +
+	"\x12StartActionRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x16\n" +
+	"\x06action\x18\x02 \x01(\tR\x06action\x125\n" +
+	"\bstart_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\astartAt\x120\n" +
+	"\x14repeat_every_seconds\x18\x04 \x01(\x03R\x12repeatEverySeconds\"\xb8\x01\n" +
+	"\x16StartBuiltinJobRequest\x12\x16\n" +
+	"\x06action\x18\x01 \x01(\tR\x06action\x12\x1d\n" +
+	"\n" +
+	"items_spec\x18\x02 \x01(\tR\titemsSpec\x125\n" +
+	"\bstart_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\astartAt\x120\n" +
+	"\x14repeat_every_seconds\x18\x04 \x01(\x03R\x12repeatEverySeconds\"\x9c\x01\n" +
+	"\aWebhook\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
+	"\x03url\x18\x02 \x01(\tR\x03url\x12\x16\n" +
+	"\x06events\x18\x03 \x03(\tR\x06events\x12\x1a\n" +
+	"\bdisabled\x18\x04 \x01(\bR\bdisabled\x12;\n" +
+	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\"r\n" +
+	"\x14CreateWebhookRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x10\n" +
+	"\x03url\x18\x02 \x01(\tR\x03url\x12\x16\n" +
+	"\x06events\x18\x03 \x03(\tR\x06events\x12\x16\n" +
+	"\x06secret\x18\x04 \x01(\tR\x06secret\"h\n" +
+	"\x15CreateWebhookResponse\x127\n" +
+	"\awebhook\x18\x01 \x01(\v2\x1d.entrepot.channels.v1.WebhookR\awebhook\x12\x16\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret\"/\n" +
+	"\x13ListWebhooksRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\"Q\n" +
+	"\x14ListWebhooksResponse\x129\n" +
+	"\bwebhooks\x18\x01 \x03(\v2\x1d.entrepot.channels.v1.WebhookR\bwebhooks\"\x9e\x01\n" +
+	"\x14UpdateWebhookRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x10\n" +
+	"\x03url\x18\x03 \x01(\tR\x03url\x12\x16\n" +
+	"\x06events\x18\x04 \x03(\tR\x06events\x12\x1a\n" +
+	"\bdisabled\x18\x05 \x01(\bR\bdisabled\x12\x16\n" +
+	"\x06secret\x18\x06 \x01(\tR\x06secret\"@\n" +
+	"\x14DeleteWebhookRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"A\n" +
+	"\x15ListDeliveriesRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"\x8c\x03\n" +
+	"\bDelivery\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05event\x18\x02 \x01(\tR\x05event\x12;\n" +
+	"\vcreate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12:\n" +
+	"\x05state\x18\x04 \x01(\x0e2$.entrepot.channels.v1.Delivery.StateR\x05state\x12\x1a\n" +
+	"\battempts\x18\x05 \x01(\x05R\battempts\x12\x16\n" +
+	"\x06status\x18\x06 \x01(\x05R\x06status\x12\x14\n" +
+	"\x05error\x18\a \x01(\tR\x05error\x12=\n" +
+	"\fattempt_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vattemptTime\"X\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rSTATE_PENDING\x10\x01\x12\x13\n" +
+	"\x0fSTATE_DELIVERED\x10\x02\x12\x10\n" +
+	"\fSTATE_FAILED\x10\x03\"X\n" +
+	"\x16ListDeliveriesResponse\x12>\n" +
+	"\n" +
+	"deliveries\x18\x01 \x03(\v2\x1e.entrepot.channels.v1.DeliveryR\n" +
+	"deliveries\"\x94\x01\n" +
+	"\x18ReportSyncFailureRequest\x12\x1d\n" +
+	"\n" +
+	"channel_id\x18\x01 \x01(\tR\tchannelId\x12\x15\n" +
+	"\x06job_id\x18\x02 \x01(\tR\x05jobId\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\x03R\x06failed\x12\x14\n" +
+	"\x05paths\x18\x05 \x03(\tR\x05paths\"1\n" +
+	"\x0eWebhookJobArgs\x12\x1f\n" +
+	"\vdelivery_id\x18\x01 \x01(\tR\n" +
+	"deliveryId\"\x7f\n" +
+	"\rActionJobArgs\x12\x1d\n" +
+	"\n" +
+	"channel_id\x18\x01 \x01(\tR\tchannelId\x12\x18\n" +
+	"\achannel\x18\x02 \x01(\tR\achannel\x12\x16\n" +
+	"\x06action\x18\x03 \x01(\tR\x06action\x12\x1d\n" +
+	"\n" +
+	"items_spec\x18\x04 \x01(\tR\titemsSpec\"G\n" +
+	"\x0eBuiltinJobArgs\x12\x16\n" +
+	"\x06action\x18\x01 \x01(\tR\x06action\x12\x1d\n" +
+	"\n" +
+	"items_spec\x18\x02 \x01(\tR\titemsSpec*u\n" +
 	"\vChannelKind\x12\x1c\n" +
 	"\x18CHANNEL_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13CHANNEL_KIND_HOSTED\x10\x01\x12\x17\n" +
@@ -3578,7 +7144,7 @@ const file_entrepot_channels_v1_channels_proto_rawDesc = "" +
 	"\rRemovalPolicy\x12\x1e\n" +
 	"\x1aREMOVAL_POLICY_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13REMOVAL_POLICY_KEEP\x10\x01\x12\x18\n" +
-	"\x14REMOVAL_POLICY_PRUNE\x10\x022\xb3\x19\n" +
+	"\x14REMOVAL_POLICY_PRUNE\x10\x022\xac7\n" +
 	"\x0eChannelService\x12\xa0\x01\n" +
 	"\rCreateChannel\x12*.entrepot.channels.v1.CreateChannelRequest\x1a\x1d.entrepot.channels.v1.Channel\"D\x92\x82\x19 \b\x01\x12\x0fchannels.create\x18\x02\"\tnamespace\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/entrepot/v1/channels\x12\x9c\x01\n" +
 	"\n" +
@@ -3599,10 +7165,33 @@ const file_entrepot_channels_v1_channels_proto_rawDesc = "" +
 	"\rListRevisions\x12*.entrepot.channels.v1.ListRevisionsRequest\x1a+.entrepot.channels.v1.ListRevisionsResponse\"P\x92\x82\x19\x1b\b\x01\x12\fchannel.read\x18\x01\"\achannel\x82\xd3\xe4\x93\x02+\x12)/entrepot/v1/channels/{channel}/revisions\x12\xbd\x01\n" +
 	"\fRebuildIndex\x12).entrepot.channels.v1.RebuildIndexRequest\x1a*.entrepot.channels.v1.RebuildIndexResponse\"V\x92\x82\x19\x1b\b\x01\x12\fchannel.sync\x18\x01\"\achannel\x82\xd3\xe4\x93\x021:\x01*\",/entrepot/v1/channels/{channel}:rebuildIndex\x12\x87\x01\n" +
 	"\vCheckUpload\x12(.entrepot.channels.v1.CheckUploadRequest\x1a).entrepot.channels.v1.CheckUploadResponse\"#\x92\x82\x19\x1f\b\x01\x12\x0echannel.upload\x18\x01\"\achannel(\x01\x12~\n" +
-	"\bAddFiles\x12%.entrepot.channels.v1.AddFilesRequest\x1a&.entrepot.channels.v1.AddFilesResponse\"#\x92\x82\x19\x1f\b\x01\x12\x0echannel.upload\x18\x01\"\achannel(\x01\x12`\n" +
-	"\aResolve\x12$.entrepot.channels.v1.ResolveRequest\x1a%.entrepot.channels.v1.ResolveResponse\"\b\x92\x82\x19\x04\b\x04(\x01\x12p\n" +
+	"\bAddFiles\x12%.entrepot.channels.v1.AddFilesRequest\x1a&.entrepot.channels.v1.AddFilesResponse\"#\x92\x82\x19\x1f\b\x01\x12\x0echannel.upload\x18\x01\"\achannel(\x01\x12\x87\x01\n" +
+	"\vImportFiles\x12(.entrepot.channels.v1.ImportFilesRequest\x1a).entrepot.channels.v1.ImportFilesResponse\"#\x92\x82\x19\x1f\b\x01\x12\x0echannel.upload\x18\x01\"\achannel(\x01\x12`\n" +
+	"\aResolve\x12$.entrepot.channels.v1.ResolveRequest\x1a%.entrepot.channels.v1.ResolveResponse\"\b\x92\x82\x19\x04\b\x04(\x01\x12r\n" +
+	"\rRecordProxied\x12*.entrepot.channels.v1.RecordProxiedRequest\x1a+.entrepot.channels.v1.RecordProxiedResponse\"\b\x92\x82\x19\x04\b\x04(\x01\x12l\n" +
+	"\vListProxied\x12(.entrepot.channels.v1.ListProxiedRequest\x1a).entrepot.channels.v1.ListProxiedResponse\"\b\x92\x82\x19\x04\b\x04(\x01\x12p\n" +
 	"\x04Diff\x12!.entrepot.channels.v1.DiffRequest\x1a\".entrepot.channels.v1.DiffResponse\"!\x92\x82\x19\x1d\b\x01\x12\fchannel.sync\x18\x01\"\achannel(\x01\x12s\n" +
-	"\x05Apply\x12\".entrepot.channels.v1.ApplyRequest\x1a#.entrepot.channels.v1.ApplyResponse\"!\x92\x82\x19\x1d\b\x01\x12\fchannel.sync\x18\x01\"\achannel(\x01B\xe3\x01\n" +
+	"\x05Apply\x12\".entrepot.channels.v1.ApplyRequest\x1a#.entrepot.channels.v1.ApplyResponse\"!\x92\x82\x19\x1d\b\x01\x12\fchannel.sync\x18\x01\"\achannel(\x01\x12\xb9\x01\n" +
+	"\rCreatePackage\x12*.entrepot.channels.v1.CreatePackageRequest\x1a\x1d.entrepot.channels.v1.Package\"]\x92\x82\x19&\b\x01\x12\x17channel.packages.create\x18\x01\"\achannel\x82\xd3\xe4\x93\x02-:\x01*\"(/entrepot/v1/channels/{channel}/packages\x12\xac\x01\n" +
+	"\bCopyFile\x12%.entrepot.channels.v1.CopyFileRequest\x1a\x1a.entrepot.channels.v1.File\"]\x92\x82\x19&\b\x01\x12\x17channel.packages.create\x18\x01\"\achannel\x82\xd3\xe4\x93\x02-:\x01*\"(/entrepot/v1/channels/{channel}:copyFile\x12\xd3\x01\n" +
+	"\x12ListPackageMembers\x12/.entrepot.channels.v1.ListPackageMembersRequest\x1a).entrepot.channels.v1.ListMembersResponse\"a\x92\x82\x19\x1b\b\x01\x12\fchannel.read\x18\x01\"\achannel\x82\xd3\xe4\x93\x02<\x12:/entrepot/v1/channels/{channel}/packages/{package}/members\x12\xe4\x01\n" +
+	"\x10AddPackageMember\x12-.entrepot.channels.v1.AddPackageMemberRequest\x1a\x1c.entrepot.channels.v1.Member\"\x82\x01\x92\x82\x19.\b\x01\x12\x1fchannel.packages.members.manage\x18\x01\"\achannel\x82\xd3\xe4\x93\x02J:\x01*\x1aE/entrepot/v1/channels/{channel}/packages/{package}/members/{username}\x12\xe0\x01\n" +
+	"\x13RemovePackageMember\x120.entrepot.channels.v1.RemovePackageMemberRequest\x1a\x16.google.protobuf.Empty\"\x7f\x92\x82\x19.\b\x01\x12\x1fchannel.packages.members.manage\x18\x01\"\achannel\x82\xd3\xe4\x93\x02G*E/entrepot/v1/channels/{channel}/packages/{package}/members/{username}\x12w\n" +
+	"\x0eSearchPackages\x12+.entrepot.channels.v1.SearchPackagesRequest\x1a,.entrepot.channels.v1.SearchPackagesResponse\"\b\x92\x82\x19\x04\b\x03(\x010\x01\x12u\n" +
+	"\x0eSearchChannels\x12+.entrepot.channels.v1.SearchChannelsRequest\x1a,.entrepot.channels.v1.SearchChannelsResponse\"\b\x92\x82\x19\x04\b\x03(\x01\x12\x9b\x01\n" +
+	"\rListUserRoles\x12*.entrepot.channels.v1.ListUserRolesRequest\x1a+.entrepot.channels.v1.ListUserRolesResponse\"1\x92\x82\x19\x02\b\x02\x82\xd3\xe4\x93\x02%\x12#/entrepot/v1/users/{username}/roles\x12\xba\x01\n" +
+	"\x0eRegisterMirror\x12+.entrepot.channels.v1.RegisterMirrorRequest\x1a&.entrepot.channels.v1.RegisteredMirror\"S\x92\x82\x19\x1d\b\x01\x12\x0echannel.update\x18\x01\"\achannel\x82\xd3\xe4\x93\x02,:\x01*\"'/entrepot/v1/channels/{channel}/mirrors\x12\xb2\x01\n" +
+	"\vListMirrors\x12(.entrepot.channels.v1.ListMirrorsRequest\x1a).entrepot.channels.v1.ListMirrorsResponse\"N\x92\x82\x19\x1b\b\x01\x12\fchannel.read\x18\x01\"\achannel\x82\xd3\xe4\x93\x02)\x12'/entrepot/v1/channels/{channel}/mirrors\x12\xa8\x01\n" +
+	"\fDeleteMirror\x12).entrepot.channels.v1.DeleteMirrorRequest\x1a\x16.google.protobuf.Empty\"U\x92\x82\x19\x1d\b\x01\x12\x0echannel.update\x18\x01\"\achannel\x82\xd3\xe4\x93\x02.*,/entrepot/v1/channels/{channel}/mirrors/{id}\x12\x90\x01\n" +
+	"\x0eAnnounceMirror\x12+.entrepot.channels.v1.AnnounceMirrorRequest\x1a,.entrepot.channels.v1.AnnounceMirrorResponse\"#\x92\x82\x19\x1f\b\x01\x12\x0echannel.update\x18\x01\"\achannel(\x01\x12\x9d\x01\n" +
+	"\vStartAction\x12(.entrepot.channels.v1.StartActionRequest\x1a\x15.entrepot.jobs.v1.Job\"M\x92\x82\x19\x1b\b\x01\x12\fchannel.read\x18\x01\"\achannel\x82\xd3\xe4\x93\x02(:\x01*\"#/entrepot/v1/channels/{channel}:run\x12\x87\x01\n" +
+	"\x0fStartBuiltinJob\x12,.entrepot.channels.v1.StartBuiltinJobRequest\x1a\x15.entrepot.jobs.v1.Job\"/\x92\x82\x19\x0f\b\x01\x12\vjobs.manage\x82\xd3\xe4\x93\x02\x16:\x01*\"\x11/entrepot/v1/jobs\x12\xbe\x01\n" +
+	"\rCreateWebhook\x12*.entrepot.channels.v1.CreateWebhookRequest\x1a+.entrepot.channels.v1.CreateWebhookResponse\"T\x92\x82\x19\x1d\b\x01\x12\x0echannel.update\x18\x01\"\achannel\x82\xd3\xe4\x93\x02-:\x01*\"(/entrepot/v1/channels/{channel}/webhooks\x12\xb8\x01\n" +
+	"\fListWebhooks\x12).entrepot.channels.v1.ListWebhooksRequest\x1a*.entrepot.channels.v1.ListWebhooksResponse\"Q\x92\x82\x19\x1d\b\x01\x12\x0echannel.update\x18\x01\"\achannel\x82\xd3\xe4\x93\x02*\x12(/entrepot/v1/channels/{channel}/webhooks\x12\xb5\x01\n" +
+	"\rUpdateWebhook\x12*.entrepot.channels.v1.UpdateWebhookRequest\x1a\x1d.entrepot.channels.v1.Webhook\"Y\x92\x82\x19\x1d\b\x01\x12\x0echannel.update\x18\x01\"\achannel\x82\xd3\xe4\x93\x022:\x01*\x1a-/entrepot/v1/channels/{channel}/webhooks/{id}\x12\xab\x01\n" +
+	"\rDeleteWebhook\x12*.entrepot.channels.v1.DeleteWebhookRequest\x1a\x16.google.protobuf.Empty\"V\x92\x82\x19\x1d\b\x01\x12\x0echannel.update\x18\x01\"\achannel\x82\xd3\xe4\x93\x02/*-/entrepot/v1/channels/{channel}/webhooks/{id}\x12\xce\x01\n" +
+	"\x0eListDeliveries\x12+.entrepot.channels.v1.ListDeliveriesRequest\x1a,.entrepot.channels.v1.ListDeliveriesResponse\"a\x92\x82\x19\x1d\b\x01\x12\x0echannel.update\x18\x01\"\achannel\x82\xd3\xe4\x93\x02:\x128/entrepot/v1/channels/{channel}/webhooks/{id}/deliveries\x12e\n" +
+	"\x11ReportSyncFailure\x12..entrepot.channels.v1.ReportSyncFailureRequest\x1a\x16.google.protobuf.Empty\"\b\x92\x82\x19\x04\b\x04(\x01B\xe3\x01\n" +
 	"\x18com.entrepot.channels.v1B\rChannelsProtoP\x01ZFgithub.com/entrepot-dev/entrepot/proto/entrepot/channels/v1;channelsv1\xa2\x02\x03ECX\xaa\x02\x14Entrepot.Channels.V1\xca\x02\x14Entrepot\\Channels\\V1\xe2\x02 Entrepot\\Channels\\V1\\GPBMetadata\xea\x02\x16Entrepot::Channels::V1b\x06proto3"
 
 var (
@@ -3617,131 +7206,258 @@ func file_entrepot_channels_v1_channels_proto_rawDescGZIP() []byte {
 	return file_entrepot_channels_v1_channels_proto_rawDescData
 }
 
-var file_entrepot_channels_v1_channels_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_entrepot_channels_v1_channels_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_entrepot_channels_v1_channels_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_entrepot_channels_v1_channels_proto_msgTypes = make([]protoimpl.MessageInfo, 91)
 var file_entrepot_channels_v1_channels_proto_goTypes = []any{
-	(ChannelKind)(0),              // 0: entrepot.channels.v1.ChannelKind
-	(RemovalPolicy)(0),            // 1: entrepot.channels.v1.RemovalPolicy
-	(*MirrorSettings)(nil),        // 2: entrepot.channels.v1.MirrorSettings
-	(*Channel)(nil),               // 3: entrepot.channels.v1.Channel
-	(*CreateChannelRequest)(nil),  // 4: entrepot.channels.v1.CreateChannelRequest
-	(*GetChannelRequest)(nil),     // 5: entrepot.channels.v1.GetChannelRequest
-	(*ListChannelsRequest)(nil),   // 6: entrepot.channels.v1.ListChannelsRequest
-	(*ListChannelsResponse)(nil),  // 7: entrepot.channels.v1.ListChannelsResponse
-	(*UpdateChannelRequest)(nil),  // 8: entrepot.channels.v1.UpdateChannelRequest
-	(*DeleteChannelRequest)(nil),  // 9: entrepot.channels.v1.DeleteChannelRequest
-	(*Member)(nil),                // 10: entrepot.channels.v1.Member
-	(*ListMembersRequest)(nil),    // 11: entrepot.channels.v1.ListMembersRequest
-	(*ListMembersResponse)(nil),   // 12: entrepot.channels.v1.ListMembersResponse
-	(*SetMemberRequest)(nil),      // 13: entrepot.channels.v1.SetMemberRequest
-	(*RemoveMemberRequest)(nil),   // 14: entrepot.channels.v1.RemoveMemberRequest
-	(*Package)(nil),               // 15: entrepot.channels.v1.Package
-	(*ListPackagesRequest)(nil),   // 16: entrepot.channels.v1.ListPackagesRequest
-	(*ListPackagesResponse)(nil),  // 17: entrepot.channels.v1.ListPackagesResponse
-	(*GetPackageRequest)(nil),     // 18: entrepot.channels.v1.GetPackageRequest
-	(*File)(nil),                  // 19: entrepot.channels.v1.File
-	(*ListFilesRequest)(nil),      // 20: entrepot.channels.v1.ListFilesRequest
-	(*ListFilesResponse)(nil),     // 21: entrepot.channels.v1.ListFilesResponse
-	(*DeleteFileRequest)(nil),     // 22: entrepot.channels.v1.DeleteFileRequest
-	(*DeletePackageRequest)(nil),  // 23: entrepot.channels.v1.DeletePackageRequest
-	(*Revision)(nil),              // 24: entrepot.channels.v1.Revision
-	(*ListRevisionsRequest)(nil),  // 25: entrepot.channels.v1.ListRevisionsRequest
-	(*ListRevisionsResponse)(nil), // 26: entrepot.channels.v1.ListRevisionsResponse
-	(*StagedFile)(nil),            // 27: entrepot.channels.v1.StagedFile
-	(*AddFilesRequest)(nil),       // 28: entrepot.channels.v1.AddFilesRequest
-	(*AddFilesResponse)(nil),      // 29: entrepot.channels.v1.AddFilesResponse
-	(*CheckUploadRequest)(nil),    // 30: entrepot.channels.v1.CheckUploadRequest
-	(*CheckUploadResponse)(nil),   // 31: entrepot.channels.v1.CheckUploadResponse
-	(*ResolveRequest)(nil),        // 32: entrepot.channels.v1.ResolveRequest
-	(*Encoding)(nil),              // 33: entrepot.channels.v1.Encoding
-	(*ResolveResponse)(nil),       // 34: entrepot.channels.v1.ResolveResponse
-	(*DiffRequest)(nil),           // 35: entrepot.channels.v1.DiffRequest
-	(*DiffResponse)(nil),          // 36: entrepot.channels.v1.DiffResponse
-	(*ApplyRequest)(nil),          // 37: entrepot.channels.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 38: entrepot.channels.v1.ApplyResponse
-	(*RebuildIndexRequest)(nil),   // 39: entrepot.channels.v1.RebuildIndexRequest
-	(*RebuildIndexResponse)(nil),  // 40: entrepot.channels.v1.RebuildIndexResponse
-	(*IndexJobArgs)(nil),          // 41: entrepot.channels.v1.IndexJobArgs
-	(*IndexJobResult)(nil),        // 42: entrepot.channels.v1.IndexJobResult
-	(*ExtrasJobArgs)(nil),         // 43: entrepot.channels.v1.ExtrasJobArgs
-	(*PastJobArgs)(nil),           // 44: entrepot.channels.v1.PastJobArgs
-	(*timestamppb.Timestamp)(nil), // 45: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil), // 46: google.protobuf.FieldMask
-	(*v1.User)(nil),               // 47: entrepot.identity.v1.User
-	(*emptypb.Empty)(nil),         // 48: google.protobuf.Empty
+	(ChannelKind)(0),                   // 0: entrepot.channels.v1.ChannelKind
+	(RemovalPolicy)(0),                 // 1: entrepot.channels.v1.RemovalPolicy
+	(ImportResult_State)(0),            // 2: entrepot.channels.v1.ImportResult.State
+	(Delivery_State)(0),                // 3: entrepot.channels.v1.Delivery.State
+	(*MirrorSettings)(nil),             // 4: entrepot.channels.v1.MirrorSettings
+	(*Channel)(nil),                    // 5: entrepot.channels.v1.Channel
+	(*CreateChannelRequest)(nil),       // 6: entrepot.channels.v1.CreateChannelRequest
+	(*GetChannelRequest)(nil),          // 7: entrepot.channels.v1.GetChannelRequest
+	(*ListChannelsRequest)(nil),        // 8: entrepot.channels.v1.ListChannelsRequest
+	(*ListChannelsResponse)(nil),       // 9: entrepot.channels.v1.ListChannelsResponse
+	(*UpdateChannelRequest)(nil),       // 10: entrepot.channels.v1.UpdateChannelRequest
+	(*DeleteChannelRequest)(nil),       // 11: entrepot.channels.v1.DeleteChannelRequest
+	(*Member)(nil),                     // 12: entrepot.channels.v1.Member
+	(*ListMembersRequest)(nil),         // 13: entrepot.channels.v1.ListMembersRequest
+	(*ListMembersResponse)(nil),        // 14: entrepot.channels.v1.ListMembersResponse
+	(*SetMemberRequest)(nil),           // 15: entrepot.channels.v1.SetMemberRequest
+	(*RemoveMemberRequest)(nil),        // 16: entrepot.channels.v1.RemoveMemberRequest
+	(*Package)(nil),                    // 17: entrepot.channels.v1.Package
+	(*ListPackagesRequest)(nil),        // 18: entrepot.channels.v1.ListPackagesRequest
+	(*ListPackagesResponse)(nil),       // 19: entrepot.channels.v1.ListPackagesResponse
+	(*GetPackageRequest)(nil),          // 20: entrepot.channels.v1.GetPackageRequest
+	(*File)(nil),                       // 21: entrepot.channels.v1.File
+	(*ListFilesRequest)(nil),           // 22: entrepot.channels.v1.ListFilesRequest
+	(*ListFilesResponse)(nil),          // 23: entrepot.channels.v1.ListFilesResponse
+	(*DeleteFileRequest)(nil),          // 24: entrepot.channels.v1.DeleteFileRequest
+	(*DeletePackageRequest)(nil),       // 25: entrepot.channels.v1.DeletePackageRequest
+	(*Revision)(nil),                   // 26: entrepot.channels.v1.Revision
+	(*ListRevisionsRequest)(nil),       // 27: entrepot.channels.v1.ListRevisionsRequest
+	(*ListRevisionsResponse)(nil),      // 28: entrepot.channels.v1.ListRevisionsResponse
+	(*StagedFile)(nil),                 // 29: entrepot.channels.v1.StagedFile
+	(*AddFilesRequest)(nil),            // 30: entrepot.channels.v1.AddFilesRequest
+	(*AddFilesResponse)(nil),           // 31: entrepot.channels.v1.AddFilesResponse
+	(*ImportedFile)(nil),               // 32: entrepot.channels.v1.ImportedFile
+	(*ImportFilesRequest)(nil),         // 33: entrepot.channels.v1.ImportFilesRequest
+	(*ImportResult)(nil),               // 34: entrepot.channels.v1.ImportResult
+	(*ImportFilesResponse)(nil),        // 35: entrepot.channels.v1.ImportFilesResponse
+	(*CheckUploadRequest)(nil),         // 36: entrepot.channels.v1.CheckUploadRequest
+	(*CheckUploadResponse)(nil),        // 37: entrepot.channels.v1.CheckUploadResponse
+	(*ResolveRequest)(nil),             // 38: entrepot.channels.v1.ResolveRequest
+	(*Encoding)(nil),                   // 39: entrepot.channels.v1.Encoding
+	(*ResolveResponse)(nil),            // 40: entrepot.channels.v1.ResolveResponse
+	(*ProxyState)(nil),                 // 41: entrepot.channels.v1.ProxyState
+	(*ProxiedFile)(nil),                // 42: entrepot.channels.v1.ProxiedFile
+	(*RecordProxiedRequest)(nil),       // 43: entrepot.channels.v1.RecordProxiedRequest
+	(*RecordProxiedResponse)(nil),      // 44: entrepot.channels.v1.RecordProxiedResponse
+	(*ListProxiedRequest)(nil),         // 45: entrepot.channels.v1.ListProxiedRequest
+	(*ListProxiedResponse)(nil),        // 46: entrepot.channels.v1.ListProxiedResponse
+	(*DiffRequest)(nil),                // 47: entrepot.channels.v1.DiffRequest
+	(*DiffResponse)(nil),               // 48: entrepot.channels.v1.DiffResponse
+	(*ApplyRequest)(nil),               // 49: entrepot.channels.v1.ApplyRequest
+	(*ApplyResponse)(nil),              // 50: entrepot.channels.v1.ApplyResponse
+	(*RebuildIndexRequest)(nil),        // 51: entrepot.channels.v1.RebuildIndexRequest
+	(*RebuildIndexResponse)(nil),       // 52: entrepot.channels.v1.RebuildIndexResponse
+	(*IndexJobArgs)(nil),               // 53: entrepot.channels.v1.IndexJobArgs
+	(*IndexJobResult)(nil),             // 54: entrepot.channels.v1.IndexJobResult
+	(*ExtrasJobArgs)(nil),              // 55: entrepot.channels.v1.ExtrasJobArgs
+	(*PastJobArgs)(nil),                // 56: entrepot.channels.v1.PastJobArgs
+	(*CreatePackageRequest)(nil),       // 57: entrepot.channels.v1.CreatePackageRequest
+	(*CopyFileRequest)(nil),            // 58: entrepot.channels.v1.CopyFileRequest
+	(*ListPackageMembersRequest)(nil),  // 59: entrepot.channels.v1.ListPackageMembersRequest
+	(*AddPackageMemberRequest)(nil),    // 60: entrepot.channels.v1.AddPackageMemberRequest
+	(*RemovePackageMemberRequest)(nil), // 61: entrepot.channels.v1.RemovePackageMemberRequest
+	(*SearchTerm)(nil),                 // 62: entrepot.channels.v1.SearchTerm
+	(*SearchPackagesRequest)(nil),      // 63: entrepot.channels.v1.SearchPackagesRequest
+	(*SearchPackagesResponse)(nil),     // 64: entrepot.channels.v1.SearchPackagesResponse
+	(*SearchChannelsRequest)(nil),      // 65: entrepot.channels.v1.SearchChannelsRequest
+	(*SearchChannelsResponse)(nil),     // 66: entrepot.channels.v1.SearchChannelsResponse
+	(*ListUserRolesRequest)(nil),       // 67: entrepot.channels.v1.ListUserRolesRequest
+	(*ListUserRolesResponse)(nil),      // 68: entrepot.channels.v1.ListUserRolesResponse
+	(*RegisteredMirror)(nil),           // 69: entrepot.channels.v1.RegisteredMirror
+	(*RegisterMirrorRequest)(nil),      // 70: entrepot.channels.v1.RegisterMirrorRequest
+	(*ListMirrorsRequest)(nil),         // 71: entrepot.channels.v1.ListMirrorsRequest
+	(*ListMirrorsResponse)(nil),        // 72: entrepot.channels.v1.ListMirrorsResponse
+	(*DeleteMirrorRequest)(nil),        // 73: entrepot.channels.v1.DeleteMirrorRequest
+	(*AnnounceMirrorRequest)(nil),      // 74: entrepot.channels.v1.AnnounceMirrorRequest
+	(*AnnounceMirrorResponse)(nil),     // 75: entrepot.channels.v1.AnnounceMirrorResponse
+	(*AnnounceJobArgs)(nil),            // 76: entrepot.channels.v1.AnnounceJobArgs
+	(*StartActionRequest)(nil),         // 77: entrepot.channels.v1.StartActionRequest
+	(*StartBuiltinJobRequest)(nil),     // 78: entrepot.channels.v1.StartBuiltinJobRequest
+	(*Webhook)(nil),                    // 79: entrepot.channels.v1.Webhook
+	(*CreateWebhookRequest)(nil),       // 80: entrepot.channels.v1.CreateWebhookRequest
+	(*CreateWebhookResponse)(nil),      // 81: entrepot.channels.v1.CreateWebhookResponse
+	(*ListWebhooksRequest)(nil),        // 82: entrepot.channels.v1.ListWebhooksRequest
+	(*ListWebhooksResponse)(nil),       // 83: entrepot.channels.v1.ListWebhooksResponse
+	(*UpdateWebhookRequest)(nil),       // 84: entrepot.channels.v1.UpdateWebhookRequest
+	(*DeleteWebhookRequest)(nil),       // 85: entrepot.channels.v1.DeleteWebhookRequest
+	(*ListDeliveriesRequest)(nil),      // 86: entrepot.channels.v1.ListDeliveriesRequest
+	(*Delivery)(nil),                   // 87: entrepot.channels.v1.Delivery
+	(*ListDeliveriesResponse)(nil),     // 88: entrepot.channels.v1.ListDeliveriesResponse
+	(*ReportSyncFailureRequest)(nil),   // 89: entrepot.channels.v1.ReportSyncFailureRequest
+	(*WebhookJobArgs)(nil),             // 90: entrepot.channels.v1.WebhookJobArgs
+	(*ActionJobArgs)(nil),              // 91: entrepot.channels.v1.ActionJobArgs
+	(*BuiltinJobArgs)(nil),             // 92: entrepot.channels.v1.BuiltinJobArgs
+	(*SearchPackagesResponse_Hit)(nil), // 93: entrepot.channels.v1.SearchPackagesResponse.Hit
+	(*ListUserRolesResponse_Item)(nil), // 94: entrepot.channels.v1.ListUserRolesResponse.Item
+	(*timestamppb.Timestamp)(nil),      // 95: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),      // 96: google.protobuf.FieldMask
+	(*v1.User)(nil),                    // 97: entrepot.identity.v1.User
+	(*durationpb.Duration)(nil),        // 98: google.protobuf.Duration
+	(*emptypb.Empty)(nil),              // 99: google.protobuf.Empty
+	(*v11.Job)(nil),                    // 100: entrepot.jobs.v1.Job
 }
 var file_entrepot_channels_v1_channels_proto_depIdxs = []int32{
-	1,  // 0: entrepot.channels.v1.MirrorSettings.removal_policy:type_name -> entrepot.channels.v1.RemovalPolicy
-	0,  // 1: entrepot.channels.v1.Channel.kind:type_name -> entrepot.channels.v1.ChannelKind
-	2,  // 2: entrepot.channels.v1.Channel.mirror:type_name -> entrepot.channels.v1.MirrorSettings
-	45, // 3: entrepot.channels.v1.Channel.create_time:type_name -> google.protobuf.Timestamp
-	45, // 4: entrepot.channels.v1.Channel.update_time:type_name -> google.protobuf.Timestamp
-	0,  // 5: entrepot.channels.v1.CreateChannelRequest.kind:type_name -> entrepot.channels.v1.ChannelKind
-	2,  // 6: entrepot.channels.v1.CreateChannelRequest.mirror:type_name -> entrepot.channels.v1.MirrorSettings
-	3,  // 7: entrepot.channels.v1.ListChannelsResponse.channels:type_name -> entrepot.channels.v1.Channel
-	3,  // 8: entrepot.channels.v1.UpdateChannelRequest.settings:type_name -> entrepot.channels.v1.Channel
-	46, // 9: entrepot.channels.v1.UpdateChannelRequest.update_mask:type_name -> google.protobuf.FieldMask
-	47, // 10: entrepot.channels.v1.Member.user:type_name -> entrepot.identity.v1.User
-	10, // 11: entrepot.channels.v1.ListMembersResponse.members:type_name -> entrepot.channels.v1.Member
-	45, // 12: entrepot.channels.v1.Package.update_time:type_name -> google.protobuf.Timestamp
-	15, // 13: entrepot.channels.v1.ListPackagesResponse.packages:type_name -> entrepot.channels.v1.Package
-	45, // 14: entrepot.channels.v1.File.create_time:type_name -> google.protobuf.Timestamp
-	19, // 15: entrepot.channels.v1.ListFilesResponse.files:type_name -> entrepot.channels.v1.File
-	45, // 16: entrepot.channels.v1.Revision.create_time:type_name -> google.protobuf.Timestamp
-	24, // 17: entrepot.channels.v1.ListRevisionsResponse.revisions:type_name -> entrepot.channels.v1.Revision
-	27, // 18: entrepot.channels.v1.AddFilesRequest.files:type_name -> entrepot.channels.v1.StagedFile
-	19, // 19: entrepot.channels.v1.AddFilesResponse.files:type_name -> entrepot.channels.v1.File
-	45, // 20: entrepot.channels.v1.ResolveRequest.at:type_name -> google.protobuf.Timestamp
-	3,  // 21: entrepot.channels.v1.ResolveResponse.channel:type_name -> entrepot.channels.v1.Channel
-	45, // 22: entrepot.channels.v1.ResolveResponse.update_time:type_name -> google.protobuf.Timestamp
-	33, // 23: entrepot.channels.v1.ResolveResponse.encodings:type_name -> entrepot.channels.v1.Encoding
-	1,  // 24: entrepot.channels.v1.DiffRequest.removal_policy:type_name -> entrepot.channels.v1.RemovalPolicy
-	1,  // 25: entrepot.channels.v1.ApplyRequest.removal_policy:type_name -> entrepot.channels.v1.RemovalPolicy
-	4,  // 26: entrepot.channels.v1.ChannelService.CreateChannel:input_type -> entrepot.channels.v1.CreateChannelRequest
-	5,  // 27: entrepot.channels.v1.ChannelService.GetChannel:input_type -> entrepot.channels.v1.GetChannelRequest
-	6,  // 28: entrepot.channels.v1.ChannelService.ListChannels:input_type -> entrepot.channels.v1.ListChannelsRequest
-	8,  // 29: entrepot.channels.v1.ChannelService.UpdateChannel:input_type -> entrepot.channels.v1.UpdateChannelRequest
-	9,  // 30: entrepot.channels.v1.ChannelService.DeleteChannel:input_type -> entrepot.channels.v1.DeleteChannelRequest
-	11, // 31: entrepot.channels.v1.ChannelService.ListMembers:input_type -> entrepot.channels.v1.ListMembersRequest
-	13, // 32: entrepot.channels.v1.ChannelService.SetMember:input_type -> entrepot.channels.v1.SetMemberRequest
-	14, // 33: entrepot.channels.v1.ChannelService.RemoveMember:input_type -> entrepot.channels.v1.RemoveMemberRequest
-	16, // 34: entrepot.channels.v1.ChannelService.ListPackages:input_type -> entrepot.channels.v1.ListPackagesRequest
-	18, // 35: entrepot.channels.v1.ChannelService.GetPackage:input_type -> entrepot.channels.v1.GetPackageRequest
-	23, // 36: entrepot.channels.v1.ChannelService.DeletePackage:input_type -> entrepot.channels.v1.DeletePackageRequest
-	20, // 37: entrepot.channels.v1.ChannelService.ListFiles:input_type -> entrepot.channels.v1.ListFilesRequest
-	22, // 38: entrepot.channels.v1.ChannelService.DeleteFile:input_type -> entrepot.channels.v1.DeleteFileRequest
-	25, // 39: entrepot.channels.v1.ChannelService.ListRevisions:input_type -> entrepot.channels.v1.ListRevisionsRequest
-	39, // 40: entrepot.channels.v1.ChannelService.RebuildIndex:input_type -> entrepot.channels.v1.RebuildIndexRequest
-	30, // 41: entrepot.channels.v1.ChannelService.CheckUpload:input_type -> entrepot.channels.v1.CheckUploadRequest
-	28, // 42: entrepot.channels.v1.ChannelService.AddFiles:input_type -> entrepot.channels.v1.AddFilesRequest
-	32, // 43: entrepot.channels.v1.ChannelService.Resolve:input_type -> entrepot.channels.v1.ResolveRequest
-	35, // 44: entrepot.channels.v1.ChannelService.Diff:input_type -> entrepot.channels.v1.DiffRequest
-	37, // 45: entrepot.channels.v1.ChannelService.Apply:input_type -> entrepot.channels.v1.ApplyRequest
-	3,  // 46: entrepot.channels.v1.ChannelService.CreateChannel:output_type -> entrepot.channels.v1.Channel
-	3,  // 47: entrepot.channels.v1.ChannelService.GetChannel:output_type -> entrepot.channels.v1.Channel
-	7,  // 48: entrepot.channels.v1.ChannelService.ListChannels:output_type -> entrepot.channels.v1.ListChannelsResponse
-	3,  // 49: entrepot.channels.v1.ChannelService.UpdateChannel:output_type -> entrepot.channels.v1.Channel
-	48, // 50: entrepot.channels.v1.ChannelService.DeleteChannel:output_type -> google.protobuf.Empty
-	12, // 51: entrepot.channels.v1.ChannelService.ListMembers:output_type -> entrepot.channels.v1.ListMembersResponse
-	10, // 52: entrepot.channels.v1.ChannelService.SetMember:output_type -> entrepot.channels.v1.Member
-	48, // 53: entrepot.channels.v1.ChannelService.RemoveMember:output_type -> google.protobuf.Empty
-	17, // 54: entrepot.channels.v1.ChannelService.ListPackages:output_type -> entrepot.channels.v1.ListPackagesResponse
-	15, // 55: entrepot.channels.v1.ChannelService.GetPackage:output_type -> entrepot.channels.v1.Package
-	48, // 56: entrepot.channels.v1.ChannelService.DeletePackage:output_type -> google.protobuf.Empty
-	21, // 57: entrepot.channels.v1.ChannelService.ListFiles:output_type -> entrepot.channels.v1.ListFilesResponse
-	48, // 58: entrepot.channels.v1.ChannelService.DeleteFile:output_type -> google.protobuf.Empty
-	26, // 59: entrepot.channels.v1.ChannelService.ListRevisions:output_type -> entrepot.channels.v1.ListRevisionsResponse
-	40, // 60: entrepot.channels.v1.ChannelService.RebuildIndex:output_type -> entrepot.channels.v1.RebuildIndexResponse
-	31, // 61: entrepot.channels.v1.ChannelService.CheckUpload:output_type -> entrepot.channels.v1.CheckUploadResponse
-	29, // 62: entrepot.channels.v1.ChannelService.AddFiles:output_type -> entrepot.channels.v1.AddFilesResponse
-	34, // 63: entrepot.channels.v1.ChannelService.Resolve:output_type -> entrepot.channels.v1.ResolveResponse
-	36, // 64: entrepot.channels.v1.ChannelService.Diff:output_type -> entrepot.channels.v1.DiffResponse
-	38, // 65: entrepot.channels.v1.ChannelService.Apply:output_type -> entrepot.channels.v1.ApplyResponse
-	46, // [46:66] is the sub-list for method output_type
-	26, // [26:46] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	1,   // 0: entrepot.channels.v1.MirrorSettings.removal_policy:type_name -> entrepot.channels.v1.RemovalPolicy
+	0,   // 1: entrepot.channels.v1.Channel.kind:type_name -> entrepot.channels.v1.ChannelKind
+	4,   // 2: entrepot.channels.v1.Channel.mirror:type_name -> entrepot.channels.v1.MirrorSettings
+	95,  // 3: entrepot.channels.v1.Channel.create_time:type_name -> google.protobuf.Timestamp
+	95,  // 4: entrepot.channels.v1.Channel.update_time:type_name -> google.protobuf.Timestamp
+	0,   // 5: entrepot.channels.v1.CreateChannelRequest.kind:type_name -> entrepot.channels.v1.ChannelKind
+	4,   // 6: entrepot.channels.v1.CreateChannelRequest.mirror:type_name -> entrepot.channels.v1.MirrorSettings
+	5,   // 7: entrepot.channels.v1.ListChannelsResponse.channels:type_name -> entrepot.channels.v1.Channel
+	5,   // 8: entrepot.channels.v1.UpdateChannelRequest.settings:type_name -> entrepot.channels.v1.Channel
+	96,  // 9: entrepot.channels.v1.UpdateChannelRequest.update_mask:type_name -> google.protobuf.FieldMask
+	97,  // 10: entrepot.channels.v1.Member.user:type_name -> entrepot.identity.v1.User
+	12,  // 11: entrepot.channels.v1.ListMembersResponse.members:type_name -> entrepot.channels.v1.Member
+	95,  // 12: entrepot.channels.v1.Package.update_time:type_name -> google.protobuf.Timestamp
+	17,  // 13: entrepot.channels.v1.ListPackagesResponse.packages:type_name -> entrepot.channels.v1.Package
+	95,  // 14: entrepot.channels.v1.File.create_time:type_name -> google.protobuf.Timestamp
+	95,  // 15: entrepot.channels.v1.ListFilesRequest.created_since:type_name -> google.protobuf.Timestamp
+	21,  // 16: entrepot.channels.v1.ListFilesResponse.files:type_name -> entrepot.channels.v1.File
+	95,  // 17: entrepot.channels.v1.Revision.create_time:type_name -> google.protobuf.Timestamp
+	26,  // 18: entrepot.channels.v1.ListRevisionsResponse.revisions:type_name -> entrepot.channels.v1.Revision
+	29,  // 19: entrepot.channels.v1.AddFilesRequest.files:type_name -> entrepot.channels.v1.StagedFile
+	21,  // 20: entrepot.channels.v1.AddFilesResponse.files:type_name -> entrepot.channels.v1.File
+	29,  // 21: entrepot.channels.v1.ImportedFile.file:type_name -> entrepot.channels.v1.StagedFile
+	95,  // 22: entrepot.channels.v1.ImportedFile.create_time:type_name -> google.protobuf.Timestamp
+	32,  // 23: entrepot.channels.v1.ImportFilesRequest.files:type_name -> entrepot.channels.v1.ImportedFile
+	2,   // 24: entrepot.channels.v1.ImportResult.state:type_name -> entrepot.channels.v1.ImportResult.State
+	34,  // 25: entrepot.channels.v1.ImportFilesResponse.results:type_name -> entrepot.channels.v1.ImportResult
+	95,  // 26: entrepot.channels.v1.ResolveRequest.at:type_name -> google.protobuf.Timestamp
+	5,   // 27: entrepot.channels.v1.ResolveResponse.channel:type_name -> entrepot.channels.v1.Channel
+	95,  // 28: entrepot.channels.v1.ResolveResponse.update_time:type_name -> google.protobuf.Timestamp
+	39,  // 29: entrepot.channels.v1.ResolveResponse.encodings:type_name -> entrepot.channels.v1.Encoding
+	41,  // 30: entrepot.channels.v1.ResolveResponse.proxy:type_name -> entrepot.channels.v1.ProxyState
+	98,  // 31: entrepot.channels.v1.ProxyState.fresh_for:type_name -> google.protobuf.Duration
+	95,  // 32: entrepot.channels.v1.ProxiedFile.update_time:type_name -> google.protobuf.Timestamp
+	42,  // 33: entrepot.channels.v1.RecordProxiedRequest.files:type_name -> entrepot.channels.v1.ProxiedFile
+	98,  // 34: entrepot.channels.v1.RecordProxiedRequest.fresh_for:type_name -> google.protobuf.Duration
+	42,  // 35: entrepot.channels.v1.ListProxiedResponse.files:type_name -> entrepot.channels.v1.ProxiedFile
+	1,   // 36: entrepot.channels.v1.DiffRequest.removal_policy:type_name -> entrepot.channels.v1.RemovalPolicy
+	1,   // 37: entrepot.channels.v1.ApplyRequest.removal_policy:type_name -> entrepot.channels.v1.RemovalPolicy
+	62,  // 38: entrepot.channels.v1.SearchPackagesRequest.terms:type_name -> entrepot.channels.v1.SearchTerm
+	93,  // 39: entrepot.channels.v1.SearchPackagesResponse.hits:type_name -> entrepot.channels.v1.SearchPackagesResponse.Hit
+	62,  // 40: entrepot.channels.v1.SearchChannelsRequest.terms:type_name -> entrepot.channels.v1.SearchTerm
+	5,   // 41: entrepot.channels.v1.SearchChannelsResponse.channels:type_name -> entrepot.channels.v1.Channel
+	94,  // 42: entrepot.channels.v1.ListUserRolesResponse.items:type_name -> entrepot.channels.v1.ListUserRolesResponse.Item
+	95,  // 43: entrepot.channels.v1.RegisteredMirror.create_time:type_name -> google.protobuf.Timestamp
+	69,  // 44: entrepot.channels.v1.ListMirrorsResponse.mirrors:type_name -> entrepot.channels.v1.RegisteredMirror
+	95,  // 45: entrepot.channels.v1.StartActionRequest.start_at:type_name -> google.protobuf.Timestamp
+	95,  // 46: entrepot.channels.v1.StartBuiltinJobRequest.start_at:type_name -> google.protobuf.Timestamp
+	95,  // 47: entrepot.channels.v1.Webhook.create_time:type_name -> google.protobuf.Timestamp
+	79,  // 48: entrepot.channels.v1.CreateWebhookResponse.webhook:type_name -> entrepot.channels.v1.Webhook
+	79,  // 49: entrepot.channels.v1.ListWebhooksResponse.webhooks:type_name -> entrepot.channels.v1.Webhook
+	95,  // 50: entrepot.channels.v1.Delivery.create_time:type_name -> google.protobuf.Timestamp
+	3,   // 51: entrepot.channels.v1.Delivery.state:type_name -> entrepot.channels.v1.Delivery.State
+	95,  // 52: entrepot.channels.v1.Delivery.attempt_time:type_name -> google.protobuf.Timestamp
+	87,  // 53: entrepot.channels.v1.ListDeliveriesResponse.deliveries:type_name -> entrepot.channels.v1.Delivery
+	17,  // 54: entrepot.channels.v1.SearchPackagesResponse.Hit.package:type_name -> entrepot.channels.v1.Package
+	6,   // 55: entrepot.channels.v1.ChannelService.CreateChannel:input_type -> entrepot.channels.v1.CreateChannelRequest
+	7,   // 56: entrepot.channels.v1.ChannelService.GetChannel:input_type -> entrepot.channels.v1.GetChannelRequest
+	8,   // 57: entrepot.channels.v1.ChannelService.ListChannels:input_type -> entrepot.channels.v1.ListChannelsRequest
+	10,  // 58: entrepot.channels.v1.ChannelService.UpdateChannel:input_type -> entrepot.channels.v1.UpdateChannelRequest
+	11,  // 59: entrepot.channels.v1.ChannelService.DeleteChannel:input_type -> entrepot.channels.v1.DeleteChannelRequest
+	13,  // 60: entrepot.channels.v1.ChannelService.ListMembers:input_type -> entrepot.channels.v1.ListMembersRequest
+	15,  // 61: entrepot.channels.v1.ChannelService.SetMember:input_type -> entrepot.channels.v1.SetMemberRequest
+	16,  // 62: entrepot.channels.v1.ChannelService.RemoveMember:input_type -> entrepot.channels.v1.RemoveMemberRequest
+	18,  // 63: entrepot.channels.v1.ChannelService.ListPackages:input_type -> entrepot.channels.v1.ListPackagesRequest
+	20,  // 64: entrepot.channels.v1.ChannelService.GetPackage:input_type -> entrepot.channels.v1.GetPackageRequest
+	25,  // 65: entrepot.channels.v1.ChannelService.DeletePackage:input_type -> entrepot.channels.v1.DeletePackageRequest
+	22,  // 66: entrepot.channels.v1.ChannelService.ListFiles:input_type -> entrepot.channels.v1.ListFilesRequest
+	24,  // 67: entrepot.channels.v1.ChannelService.DeleteFile:input_type -> entrepot.channels.v1.DeleteFileRequest
+	27,  // 68: entrepot.channels.v1.ChannelService.ListRevisions:input_type -> entrepot.channels.v1.ListRevisionsRequest
+	51,  // 69: entrepot.channels.v1.ChannelService.RebuildIndex:input_type -> entrepot.channels.v1.RebuildIndexRequest
+	36,  // 70: entrepot.channels.v1.ChannelService.CheckUpload:input_type -> entrepot.channels.v1.CheckUploadRequest
+	30,  // 71: entrepot.channels.v1.ChannelService.AddFiles:input_type -> entrepot.channels.v1.AddFilesRequest
+	33,  // 72: entrepot.channels.v1.ChannelService.ImportFiles:input_type -> entrepot.channels.v1.ImportFilesRequest
+	38,  // 73: entrepot.channels.v1.ChannelService.Resolve:input_type -> entrepot.channels.v1.ResolveRequest
+	43,  // 74: entrepot.channels.v1.ChannelService.RecordProxied:input_type -> entrepot.channels.v1.RecordProxiedRequest
+	45,  // 75: entrepot.channels.v1.ChannelService.ListProxied:input_type -> entrepot.channels.v1.ListProxiedRequest
+	47,  // 76: entrepot.channels.v1.ChannelService.Diff:input_type -> entrepot.channels.v1.DiffRequest
+	49,  // 77: entrepot.channels.v1.ChannelService.Apply:input_type -> entrepot.channels.v1.ApplyRequest
+	57,  // 78: entrepot.channels.v1.ChannelService.CreatePackage:input_type -> entrepot.channels.v1.CreatePackageRequest
+	58,  // 79: entrepot.channels.v1.ChannelService.CopyFile:input_type -> entrepot.channels.v1.CopyFileRequest
+	59,  // 80: entrepot.channels.v1.ChannelService.ListPackageMembers:input_type -> entrepot.channels.v1.ListPackageMembersRequest
+	60,  // 81: entrepot.channels.v1.ChannelService.AddPackageMember:input_type -> entrepot.channels.v1.AddPackageMemberRequest
+	61,  // 82: entrepot.channels.v1.ChannelService.RemovePackageMember:input_type -> entrepot.channels.v1.RemovePackageMemberRequest
+	63,  // 83: entrepot.channels.v1.ChannelService.SearchPackages:input_type -> entrepot.channels.v1.SearchPackagesRequest
+	65,  // 84: entrepot.channels.v1.ChannelService.SearchChannels:input_type -> entrepot.channels.v1.SearchChannelsRequest
+	67,  // 85: entrepot.channels.v1.ChannelService.ListUserRoles:input_type -> entrepot.channels.v1.ListUserRolesRequest
+	70,  // 86: entrepot.channels.v1.ChannelService.RegisterMirror:input_type -> entrepot.channels.v1.RegisterMirrorRequest
+	71,  // 87: entrepot.channels.v1.ChannelService.ListMirrors:input_type -> entrepot.channels.v1.ListMirrorsRequest
+	73,  // 88: entrepot.channels.v1.ChannelService.DeleteMirror:input_type -> entrepot.channels.v1.DeleteMirrorRequest
+	74,  // 89: entrepot.channels.v1.ChannelService.AnnounceMirror:input_type -> entrepot.channels.v1.AnnounceMirrorRequest
+	77,  // 90: entrepot.channels.v1.ChannelService.StartAction:input_type -> entrepot.channels.v1.StartActionRequest
+	78,  // 91: entrepot.channels.v1.ChannelService.StartBuiltinJob:input_type -> entrepot.channels.v1.StartBuiltinJobRequest
+	80,  // 92: entrepot.channels.v1.ChannelService.CreateWebhook:input_type -> entrepot.channels.v1.CreateWebhookRequest
+	82,  // 93: entrepot.channels.v1.ChannelService.ListWebhooks:input_type -> entrepot.channels.v1.ListWebhooksRequest
+	84,  // 94: entrepot.channels.v1.ChannelService.UpdateWebhook:input_type -> entrepot.channels.v1.UpdateWebhookRequest
+	85,  // 95: entrepot.channels.v1.ChannelService.DeleteWebhook:input_type -> entrepot.channels.v1.DeleteWebhookRequest
+	86,  // 96: entrepot.channels.v1.ChannelService.ListDeliveries:input_type -> entrepot.channels.v1.ListDeliveriesRequest
+	89,  // 97: entrepot.channels.v1.ChannelService.ReportSyncFailure:input_type -> entrepot.channels.v1.ReportSyncFailureRequest
+	5,   // 98: entrepot.channels.v1.ChannelService.CreateChannel:output_type -> entrepot.channels.v1.Channel
+	5,   // 99: entrepot.channels.v1.ChannelService.GetChannel:output_type -> entrepot.channels.v1.Channel
+	9,   // 100: entrepot.channels.v1.ChannelService.ListChannels:output_type -> entrepot.channels.v1.ListChannelsResponse
+	5,   // 101: entrepot.channels.v1.ChannelService.UpdateChannel:output_type -> entrepot.channels.v1.Channel
+	99,  // 102: entrepot.channels.v1.ChannelService.DeleteChannel:output_type -> google.protobuf.Empty
+	14,  // 103: entrepot.channels.v1.ChannelService.ListMembers:output_type -> entrepot.channels.v1.ListMembersResponse
+	12,  // 104: entrepot.channels.v1.ChannelService.SetMember:output_type -> entrepot.channels.v1.Member
+	99,  // 105: entrepot.channels.v1.ChannelService.RemoveMember:output_type -> google.protobuf.Empty
+	19,  // 106: entrepot.channels.v1.ChannelService.ListPackages:output_type -> entrepot.channels.v1.ListPackagesResponse
+	17,  // 107: entrepot.channels.v1.ChannelService.GetPackage:output_type -> entrepot.channels.v1.Package
+	99,  // 108: entrepot.channels.v1.ChannelService.DeletePackage:output_type -> google.protobuf.Empty
+	23,  // 109: entrepot.channels.v1.ChannelService.ListFiles:output_type -> entrepot.channels.v1.ListFilesResponse
+	99,  // 110: entrepot.channels.v1.ChannelService.DeleteFile:output_type -> google.protobuf.Empty
+	28,  // 111: entrepot.channels.v1.ChannelService.ListRevisions:output_type -> entrepot.channels.v1.ListRevisionsResponse
+	52,  // 112: entrepot.channels.v1.ChannelService.RebuildIndex:output_type -> entrepot.channels.v1.RebuildIndexResponse
+	37,  // 113: entrepot.channels.v1.ChannelService.CheckUpload:output_type -> entrepot.channels.v1.CheckUploadResponse
+	31,  // 114: entrepot.channels.v1.ChannelService.AddFiles:output_type -> entrepot.channels.v1.AddFilesResponse
+	35,  // 115: entrepot.channels.v1.ChannelService.ImportFiles:output_type -> entrepot.channels.v1.ImportFilesResponse
+	40,  // 116: entrepot.channels.v1.ChannelService.Resolve:output_type -> entrepot.channels.v1.ResolveResponse
+	44,  // 117: entrepot.channels.v1.ChannelService.RecordProxied:output_type -> entrepot.channels.v1.RecordProxiedResponse
+	46,  // 118: entrepot.channels.v1.ChannelService.ListProxied:output_type -> entrepot.channels.v1.ListProxiedResponse
+	48,  // 119: entrepot.channels.v1.ChannelService.Diff:output_type -> entrepot.channels.v1.DiffResponse
+	50,  // 120: entrepot.channels.v1.ChannelService.Apply:output_type -> entrepot.channels.v1.ApplyResponse
+	17,  // 121: entrepot.channels.v1.ChannelService.CreatePackage:output_type -> entrepot.channels.v1.Package
+	21,  // 122: entrepot.channels.v1.ChannelService.CopyFile:output_type -> entrepot.channels.v1.File
+	14,  // 123: entrepot.channels.v1.ChannelService.ListPackageMembers:output_type -> entrepot.channels.v1.ListMembersResponse
+	12,  // 124: entrepot.channels.v1.ChannelService.AddPackageMember:output_type -> entrepot.channels.v1.Member
+	99,  // 125: entrepot.channels.v1.ChannelService.RemovePackageMember:output_type -> google.protobuf.Empty
+	64,  // 126: entrepot.channels.v1.ChannelService.SearchPackages:output_type -> entrepot.channels.v1.SearchPackagesResponse
+	66,  // 127: entrepot.channels.v1.ChannelService.SearchChannels:output_type -> entrepot.channels.v1.SearchChannelsResponse
+	68,  // 128: entrepot.channels.v1.ChannelService.ListUserRoles:output_type -> entrepot.channels.v1.ListUserRolesResponse
+	69,  // 129: entrepot.channels.v1.ChannelService.RegisterMirror:output_type -> entrepot.channels.v1.RegisteredMirror
+	72,  // 130: entrepot.channels.v1.ChannelService.ListMirrors:output_type -> entrepot.channels.v1.ListMirrorsResponse
+	99,  // 131: entrepot.channels.v1.ChannelService.DeleteMirror:output_type -> google.protobuf.Empty
+	75,  // 132: entrepot.channels.v1.ChannelService.AnnounceMirror:output_type -> entrepot.channels.v1.AnnounceMirrorResponse
+	100, // 133: entrepot.channels.v1.ChannelService.StartAction:output_type -> entrepot.jobs.v1.Job
+	100, // 134: entrepot.channels.v1.ChannelService.StartBuiltinJob:output_type -> entrepot.jobs.v1.Job
+	81,  // 135: entrepot.channels.v1.ChannelService.CreateWebhook:output_type -> entrepot.channels.v1.CreateWebhookResponse
+	83,  // 136: entrepot.channels.v1.ChannelService.ListWebhooks:output_type -> entrepot.channels.v1.ListWebhooksResponse
+	79,  // 137: entrepot.channels.v1.ChannelService.UpdateWebhook:output_type -> entrepot.channels.v1.Webhook
+	99,  // 138: entrepot.channels.v1.ChannelService.DeleteWebhook:output_type -> google.protobuf.Empty
+	88,  // 139: entrepot.channels.v1.ChannelService.ListDeliveries:output_type -> entrepot.channels.v1.ListDeliveriesResponse
+	99,  // 140: entrepot.channels.v1.ChannelService.ReportSyncFailure:output_type -> google.protobuf.Empty
+	98,  // [98:141] is the sub-list for method output_type
+	55,  // [55:98] is the sub-list for method input_type
+	55,  // [55:55] is the sub-list for extension type_name
+	55,  // [55:55] is the sub-list for extension extendee
+	0,   // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_entrepot_channels_v1_channels_proto_init() }
@@ -3756,8 +7472,8 @@ func file_entrepot_channels_v1_channels_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_entrepot_channels_v1_channels_proto_rawDesc), len(file_entrepot_channels_v1_channels_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   43,
+			NumEnums:      4,
+			NumMessages:   91,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

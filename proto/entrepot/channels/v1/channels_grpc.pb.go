@@ -10,6 +10,7 @@ package channelsv1
 
 import (
 	context "context"
+	v1 "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
 	grpc "google.golang.org/grpc"
 	codes "google.golang.org/grpc/codes"
 	status "google.golang.org/grpc/status"
@@ -22,26 +23,49 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ChannelService_CreateChannel_FullMethodName = "/entrepot.channels.v1.ChannelService/CreateChannel"
-	ChannelService_GetChannel_FullMethodName    = "/entrepot.channels.v1.ChannelService/GetChannel"
-	ChannelService_ListChannels_FullMethodName  = "/entrepot.channels.v1.ChannelService/ListChannels"
-	ChannelService_UpdateChannel_FullMethodName = "/entrepot.channels.v1.ChannelService/UpdateChannel"
-	ChannelService_DeleteChannel_FullMethodName = "/entrepot.channels.v1.ChannelService/DeleteChannel"
-	ChannelService_ListMembers_FullMethodName   = "/entrepot.channels.v1.ChannelService/ListMembers"
-	ChannelService_SetMember_FullMethodName     = "/entrepot.channels.v1.ChannelService/SetMember"
-	ChannelService_RemoveMember_FullMethodName  = "/entrepot.channels.v1.ChannelService/RemoveMember"
-	ChannelService_ListPackages_FullMethodName  = "/entrepot.channels.v1.ChannelService/ListPackages"
-	ChannelService_GetPackage_FullMethodName    = "/entrepot.channels.v1.ChannelService/GetPackage"
-	ChannelService_DeletePackage_FullMethodName = "/entrepot.channels.v1.ChannelService/DeletePackage"
-	ChannelService_ListFiles_FullMethodName     = "/entrepot.channels.v1.ChannelService/ListFiles"
-	ChannelService_DeleteFile_FullMethodName    = "/entrepot.channels.v1.ChannelService/DeleteFile"
-	ChannelService_ListRevisions_FullMethodName = "/entrepot.channels.v1.ChannelService/ListRevisions"
-	ChannelService_RebuildIndex_FullMethodName  = "/entrepot.channels.v1.ChannelService/RebuildIndex"
-	ChannelService_CheckUpload_FullMethodName   = "/entrepot.channels.v1.ChannelService/CheckUpload"
-	ChannelService_AddFiles_FullMethodName      = "/entrepot.channels.v1.ChannelService/AddFiles"
-	ChannelService_Resolve_FullMethodName       = "/entrepot.channels.v1.ChannelService/Resolve"
-	ChannelService_Diff_FullMethodName          = "/entrepot.channels.v1.ChannelService/Diff"
-	ChannelService_Apply_FullMethodName         = "/entrepot.channels.v1.ChannelService/Apply"
+	ChannelService_CreateChannel_FullMethodName       = "/entrepot.channels.v1.ChannelService/CreateChannel"
+	ChannelService_GetChannel_FullMethodName          = "/entrepot.channels.v1.ChannelService/GetChannel"
+	ChannelService_ListChannels_FullMethodName        = "/entrepot.channels.v1.ChannelService/ListChannels"
+	ChannelService_UpdateChannel_FullMethodName       = "/entrepot.channels.v1.ChannelService/UpdateChannel"
+	ChannelService_DeleteChannel_FullMethodName       = "/entrepot.channels.v1.ChannelService/DeleteChannel"
+	ChannelService_ListMembers_FullMethodName         = "/entrepot.channels.v1.ChannelService/ListMembers"
+	ChannelService_SetMember_FullMethodName           = "/entrepot.channels.v1.ChannelService/SetMember"
+	ChannelService_RemoveMember_FullMethodName        = "/entrepot.channels.v1.ChannelService/RemoveMember"
+	ChannelService_ListPackages_FullMethodName        = "/entrepot.channels.v1.ChannelService/ListPackages"
+	ChannelService_GetPackage_FullMethodName          = "/entrepot.channels.v1.ChannelService/GetPackage"
+	ChannelService_DeletePackage_FullMethodName       = "/entrepot.channels.v1.ChannelService/DeletePackage"
+	ChannelService_ListFiles_FullMethodName           = "/entrepot.channels.v1.ChannelService/ListFiles"
+	ChannelService_DeleteFile_FullMethodName          = "/entrepot.channels.v1.ChannelService/DeleteFile"
+	ChannelService_ListRevisions_FullMethodName       = "/entrepot.channels.v1.ChannelService/ListRevisions"
+	ChannelService_RebuildIndex_FullMethodName        = "/entrepot.channels.v1.ChannelService/RebuildIndex"
+	ChannelService_CheckUpload_FullMethodName         = "/entrepot.channels.v1.ChannelService/CheckUpload"
+	ChannelService_AddFiles_FullMethodName            = "/entrepot.channels.v1.ChannelService/AddFiles"
+	ChannelService_ImportFiles_FullMethodName         = "/entrepot.channels.v1.ChannelService/ImportFiles"
+	ChannelService_Resolve_FullMethodName             = "/entrepot.channels.v1.ChannelService/Resolve"
+	ChannelService_RecordProxied_FullMethodName       = "/entrepot.channels.v1.ChannelService/RecordProxied"
+	ChannelService_ListProxied_FullMethodName         = "/entrepot.channels.v1.ChannelService/ListProxied"
+	ChannelService_Diff_FullMethodName                = "/entrepot.channels.v1.ChannelService/Diff"
+	ChannelService_Apply_FullMethodName               = "/entrepot.channels.v1.ChannelService/Apply"
+	ChannelService_CreatePackage_FullMethodName       = "/entrepot.channels.v1.ChannelService/CreatePackage"
+	ChannelService_CopyFile_FullMethodName            = "/entrepot.channels.v1.ChannelService/CopyFile"
+	ChannelService_ListPackageMembers_FullMethodName  = "/entrepot.channels.v1.ChannelService/ListPackageMembers"
+	ChannelService_AddPackageMember_FullMethodName    = "/entrepot.channels.v1.ChannelService/AddPackageMember"
+	ChannelService_RemovePackageMember_FullMethodName = "/entrepot.channels.v1.ChannelService/RemovePackageMember"
+	ChannelService_SearchPackages_FullMethodName      = "/entrepot.channels.v1.ChannelService/SearchPackages"
+	ChannelService_SearchChannels_FullMethodName      = "/entrepot.channels.v1.ChannelService/SearchChannels"
+	ChannelService_ListUserRoles_FullMethodName       = "/entrepot.channels.v1.ChannelService/ListUserRoles"
+	ChannelService_RegisterMirror_FullMethodName      = "/entrepot.channels.v1.ChannelService/RegisterMirror"
+	ChannelService_ListMirrors_FullMethodName         = "/entrepot.channels.v1.ChannelService/ListMirrors"
+	ChannelService_DeleteMirror_FullMethodName        = "/entrepot.channels.v1.ChannelService/DeleteMirror"
+	ChannelService_AnnounceMirror_FullMethodName      = "/entrepot.channels.v1.ChannelService/AnnounceMirror"
+	ChannelService_StartAction_FullMethodName         = "/entrepot.channels.v1.ChannelService/StartAction"
+	ChannelService_StartBuiltinJob_FullMethodName     = "/entrepot.channels.v1.ChannelService/StartBuiltinJob"
+	ChannelService_CreateWebhook_FullMethodName       = "/entrepot.channels.v1.ChannelService/CreateWebhook"
+	ChannelService_ListWebhooks_FullMethodName        = "/entrepot.channels.v1.ChannelService/ListWebhooks"
+	ChannelService_UpdateWebhook_FullMethodName       = "/entrepot.channels.v1.ChannelService/UpdateWebhook"
+	ChannelService_DeleteWebhook_FullMethodName       = "/entrepot.channels.v1.ChannelService/DeleteWebhook"
+	ChannelService_ListDeliveries_FullMethodName      = "/entrepot.channels.v1.ChannelService/ListDeliveries"
+	ChannelService_ReportSyncFailure_FullMethodName   = "/entrepot.channels.v1.ChannelService/ReportSyncFailure"
 )
 
 // ChannelServiceClient is the client API for ChannelService service.
@@ -84,12 +108,58 @@ type ChannelServiceClient interface {
 	CheckUpload(ctx context.Context, in *CheckUploadRequest, opts ...grpc.CallOption) (*CheckUploadResponse, error)
 	// AddFiles publishes uploads whose bytes are stored; the edge calls it for the uploader.
 	AddFiles(ctx context.Context, in *AddFilesRequest, opts ...grpc.CallOption) (*AddFilesResponse, error)
+	// ImportFiles publishes packages that were published elsewhere before; the edge calls it for the importer.
+	ImportFiles(ctx context.Context, in *ImportFilesRequest, opts ...grpc.CallOption) (*ImportFilesResponse, error)
 	// Resolve says what a channel serves at a path. The edge keeps the answer and decides by the channel's privacy and the caller's roles.
 	Resolve(ctx context.Context, in *ResolveRequest, opts ...grpc.CallOption) (*ResolveResponse, error)
+	// RecordProxied says what a proxy channel has now, so that it is served from storage from now on.
+	RecordProxied(ctx context.Context, in *RecordProxiedRequest, opts ...grpc.CallOption) (*RecordProxiedResponse, error)
+	// ListProxied lists stored package files and shards of a proxy channel.
+	ListProxied(ctx context.Context, in *ListProxiedRequest, opts ...grpc.CallOption) (*ListProxiedResponse, error)
 	// Diff compares a plan with what a channel has.
 	Diff(ctx context.Context, in *DiffRequest, opts ...grpc.CallOption) (*DiffResponse, error)
 	// Apply makes a plan the channel's next revision in one transaction, under the caller's claim.
 	Apply(ctx context.Context, in *ApplyRequest, opts ...grpc.CallOption) (*ApplyResponse, error)
+	// CreatePackage makes a package without files.
+	CreatePackage(ctx context.Context, in *CreatePackageRequest, opts ...grpc.CallOption) (*Package, error)
+	// CopyFile lists a file of another channel here too; no bytes move.
+	CopyFile(ctx context.Context, in *CopyFileRequest, opts ...grpc.CallOption) (*File, error)
+	// ListPackageMembers returns who has a role on a package.
+	ListPackageMembers(ctx context.Context, in *ListPackageMembersRequest, opts ...grpc.CallOption) (*ListMembersResponse, error)
+	// AddPackageMember gives a user who has none a role on a package.
+	AddPackageMember(ctx context.Context, in *AddPackageMemberRequest, opts ...grpc.CallOption) (*Member, error)
+	// RemovePackageMember takes a user's role on a package away.
+	RemovePackageMember(ctx context.Context, in *RemovePackageMemberRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// SearchPackages finds packages in the channels that the caller may read.
+	SearchPackages(ctx context.Context, in *SearchPackagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SearchPackagesResponse], error)
+	// SearchChannels finds channels that the caller may read.
+	SearchChannels(ctx context.Context, in *SearchChannelsRequest, opts ...grpc.CallOption) (*SearchChannelsResponse, error)
+	// ListUserRoles returns a user's roles on channels or packages: one's own, or anybody's with `users.read`.
+	ListUserRoles(ctx context.Context, in *ListUserRolesRequest, opts ...grpc.CallOption) (*ListUserRolesResponse, error)
+	// RegisterMirror adds another server's copy of the channel, or changes its endpoints.
+	RegisterMirror(ctx context.Context, in *RegisterMirrorRequest, opts ...grpc.CallOption) (*RegisteredMirror, error)
+	// ListMirrors returns the registered mirrors.
+	ListMirrors(ctx context.Context, in *ListMirrorsRequest, opts ...grpc.CallOption) (*ListMirrorsResponse, error)
+	// DeleteMirror forgets a registered mirror.
+	DeleteMirror(ctx context.Context, in *DeleteMirrorRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// AnnounceMirror registers a mirror channel at its upstream, in the background.
+	AnnounceMirror(ctx context.Context, in *AnnounceMirrorRequest, opts ...grpc.CallOption) (*AnnounceMirrorResponse, error)
+	// StartAction queues work on a channel; each action asks for its own permission.
+	StartAction(ctx context.Context, in *StartActionRequest, opts ...grpc.CallOption) (*v1.Job, error)
+	// StartBuiltinJob queues an action on all channels that it fits.
+	StartBuiltinJob(ctx context.Context, in *StartBuiltinJobRequest, opts ...grpc.CallOption) (*v1.Job, error)
+	// CreateWebhook has a server told of what happens to a channel.
+	CreateWebhook(ctx context.Context, in *CreateWebhookRequest, opts ...grpc.CallOption) (*CreateWebhookResponse, error)
+	// ListWebhooks returns a channel's webhooks.
+	ListWebhooks(ctx context.Context, in *ListWebhooksRequest, opts ...grpc.CallOption) (*ListWebhooksResponse, error)
+	// UpdateWebhook replaces a webhook's settings.
+	UpdateWebhook(ctx context.Context, in *UpdateWebhookRequest, opts ...grpc.CallOption) (*Webhook, error)
+	// DeleteWebhook ends a webhook, with what waits for it.
+	DeleteWebhook(ctx context.Context, in *DeleteWebhookRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// ListDeliveries says what became of the last messages to a webhook.
+	ListDeliveries(ctx context.Context, in *ListDeliveriesRequest, opts ...grpc.CallOption) (*ListDeliveriesResponse, error)
+	// ReportSyncFailure tells a channel's webhooks that a sync failed.
+	ReportSyncFailure(ctx context.Context, in *ReportSyncFailureRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 }
 
 type channelServiceClient struct {
@@ -270,10 +340,40 @@ func (c *channelServiceClient) AddFiles(ctx context.Context, in *AddFilesRequest
 	return out, nil
 }
 
+func (c *channelServiceClient) ImportFiles(ctx context.Context, in *ImportFilesRequest, opts ...grpc.CallOption) (*ImportFilesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImportFilesResponse)
+	err := c.cc.Invoke(ctx, ChannelService_ImportFiles_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *channelServiceClient) Resolve(ctx context.Context, in *ResolveRequest, opts ...grpc.CallOption) (*ResolveResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ResolveResponse)
 	err := c.cc.Invoke(ctx, ChannelService_Resolve_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) RecordProxied(ctx context.Context, in *RecordProxiedRequest, opts ...grpc.CallOption) (*RecordProxiedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RecordProxiedResponse)
+	err := c.cc.Invoke(ctx, ChannelService_RecordProxied_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) ListProxied(ctx context.Context, in *ListProxiedRequest, opts ...grpc.CallOption) (*ListProxiedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListProxiedResponse)
+	err := c.cc.Invoke(ctx, ChannelService_ListProxied_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -294,6 +394,215 @@ func (c *channelServiceClient) Apply(ctx context.Context, in *ApplyRequest, opts
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ApplyResponse)
 	err := c.cc.Invoke(ctx, ChannelService_Apply_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) CreatePackage(ctx context.Context, in *CreatePackageRequest, opts ...grpc.CallOption) (*Package, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Package)
+	err := c.cc.Invoke(ctx, ChannelService_CreatePackage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) CopyFile(ctx context.Context, in *CopyFileRequest, opts ...grpc.CallOption) (*File, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(File)
+	err := c.cc.Invoke(ctx, ChannelService_CopyFile_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) ListPackageMembers(ctx context.Context, in *ListPackageMembersRequest, opts ...grpc.CallOption) (*ListMembersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListMembersResponse)
+	err := c.cc.Invoke(ctx, ChannelService_ListPackageMembers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) AddPackageMember(ctx context.Context, in *AddPackageMemberRequest, opts ...grpc.CallOption) (*Member, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Member)
+	err := c.cc.Invoke(ctx, ChannelService_AddPackageMember_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) RemovePackageMember(ctx context.Context, in *RemovePackageMemberRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(emptypb.Empty)
+	err := c.cc.Invoke(ctx, ChannelService_RemovePackageMember_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) SearchPackages(ctx context.Context, in *SearchPackagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SearchPackagesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ChannelService_ServiceDesc.Streams[0], ChannelService_SearchPackages_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SearchPackagesRequest, SearchPackagesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ChannelService_SearchPackagesClient = grpc.ServerStreamingClient[SearchPackagesResponse]
+
+func (c *channelServiceClient) SearchChannels(ctx context.Context, in *SearchChannelsRequest, opts ...grpc.CallOption) (*SearchChannelsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SearchChannelsResponse)
+	err := c.cc.Invoke(ctx, ChannelService_SearchChannels_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) ListUserRoles(ctx context.Context, in *ListUserRolesRequest, opts ...grpc.CallOption) (*ListUserRolesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListUserRolesResponse)
+	err := c.cc.Invoke(ctx, ChannelService_ListUserRoles_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) RegisterMirror(ctx context.Context, in *RegisterMirrorRequest, opts ...grpc.CallOption) (*RegisteredMirror, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RegisteredMirror)
+	err := c.cc.Invoke(ctx, ChannelService_RegisterMirror_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) ListMirrors(ctx context.Context, in *ListMirrorsRequest, opts ...grpc.CallOption) (*ListMirrorsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListMirrorsResponse)
+	err := c.cc.Invoke(ctx, ChannelService_ListMirrors_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) DeleteMirror(ctx context.Context, in *DeleteMirrorRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(emptypb.Empty)
+	err := c.cc.Invoke(ctx, ChannelService_DeleteMirror_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) AnnounceMirror(ctx context.Context, in *AnnounceMirrorRequest, opts ...grpc.CallOption) (*AnnounceMirrorResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AnnounceMirrorResponse)
+	err := c.cc.Invoke(ctx, ChannelService_AnnounceMirror_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) StartAction(ctx context.Context, in *StartActionRequest, opts ...grpc.CallOption) (*v1.Job, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v1.Job)
+	err := c.cc.Invoke(ctx, ChannelService_StartAction_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) StartBuiltinJob(ctx context.Context, in *StartBuiltinJobRequest, opts ...grpc.CallOption) (*v1.Job, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v1.Job)
+	err := c.cc.Invoke(ctx, ChannelService_StartBuiltinJob_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) CreateWebhook(ctx context.Context, in *CreateWebhookRequest, opts ...grpc.CallOption) (*CreateWebhookResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateWebhookResponse)
+	err := c.cc.Invoke(ctx, ChannelService_CreateWebhook_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) ListWebhooks(ctx context.Context, in *ListWebhooksRequest, opts ...grpc.CallOption) (*ListWebhooksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListWebhooksResponse)
+	err := c.cc.Invoke(ctx, ChannelService_ListWebhooks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) UpdateWebhook(ctx context.Context, in *UpdateWebhookRequest, opts ...grpc.CallOption) (*Webhook, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Webhook)
+	err := c.cc.Invoke(ctx, ChannelService_UpdateWebhook_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) DeleteWebhook(ctx context.Context, in *DeleteWebhookRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(emptypb.Empty)
+	err := c.cc.Invoke(ctx, ChannelService_DeleteWebhook_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) ListDeliveries(ctx context.Context, in *ListDeliveriesRequest, opts ...grpc.CallOption) (*ListDeliveriesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListDeliveriesResponse)
+	err := c.cc.Invoke(ctx, ChannelService_ListDeliveries_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) ReportSyncFailure(ctx context.Context, in *ReportSyncFailureRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(emptypb.Empty)
+	err := c.cc.Invoke(ctx, ChannelService_ReportSyncFailure_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -340,12 +649,58 @@ type ChannelServiceServer interface {
 	CheckUpload(context.Context, *CheckUploadRequest) (*CheckUploadResponse, error)
 	// AddFiles publishes uploads whose bytes are stored; the edge calls it for the uploader.
 	AddFiles(context.Context, *AddFilesRequest) (*AddFilesResponse, error)
+	// ImportFiles publishes packages that were published elsewhere before; the edge calls it for the importer.
+	ImportFiles(context.Context, *ImportFilesRequest) (*ImportFilesResponse, error)
 	// Resolve says what a channel serves at a path. The edge keeps the answer and decides by the channel's privacy and the caller's roles.
 	Resolve(context.Context, *ResolveRequest) (*ResolveResponse, error)
+	// RecordProxied says what a proxy channel has now, so that it is served from storage from now on.
+	RecordProxied(context.Context, *RecordProxiedRequest) (*RecordProxiedResponse, error)
+	// ListProxied lists stored package files and shards of a proxy channel.
+	ListProxied(context.Context, *ListProxiedRequest) (*ListProxiedResponse, error)
 	// Diff compares a plan with what a channel has.
 	Diff(context.Context, *DiffRequest) (*DiffResponse, error)
 	// Apply makes a plan the channel's next revision in one transaction, under the caller's claim.
 	Apply(context.Context, *ApplyRequest) (*ApplyResponse, error)
+	// CreatePackage makes a package without files.
+	CreatePackage(context.Context, *CreatePackageRequest) (*Package, error)
+	// CopyFile lists a file of another channel here too; no bytes move.
+	CopyFile(context.Context, *CopyFileRequest) (*File, error)
+	// ListPackageMembers returns who has a role on a package.
+	ListPackageMembers(context.Context, *ListPackageMembersRequest) (*ListMembersResponse, error)
+	// AddPackageMember gives a user who has none a role on a package.
+	AddPackageMember(context.Context, *AddPackageMemberRequest) (*Member, error)
+	// RemovePackageMember takes a user's role on a package away.
+	RemovePackageMember(context.Context, *RemovePackageMemberRequest) (*emptypb.Empty, error)
+	// SearchPackages finds packages in the channels that the caller may read.
+	SearchPackages(*SearchPackagesRequest, grpc.ServerStreamingServer[SearchPackagesResponse]) error
+	// SearchChannels finds channels that the caller may read.
+	SearchChannels(context.Context, *SearchChannelsRequest) (*SearchChannelsResponse, error)
+	// ListUserRoles returns a user's roles on channels or packages: one's own, or anybody's with `users.read`.
+	ListUserRoles(context.Context, *ListUserRolesRequest) (*ListUserRolesResponse, error)
+	// RegisterMirror adds another server's copy of the channel, or changes its endpoints.
+	RegisterMirror(context.Context, *RegisterMirrorRequest) (*RegisteredMirror, error)
+	// ListMirrors returns the registered mirrors.
+	ListMirrors(context.Context, *ListMirrorsRequest) (*ListMirrorsResponse, error)
+	// DeleteMirror forgets a registered mirror.
+	DeleteMirror(context.Context, *DeleteMirrorRequest) (*emptypb.Empty, error)
+	// AnnounceMirror registers a mirror channel at its upstream, in the background.
+	AnnounceMirror(context.Context, *AnnounceMirrorRequest) (*AnnounceMirrorResponse, error)
+	// StartAction queues work on a channel; each action asks for its own permission.
+	StartAction(context.Context, *StartActionRequest) (*v1.Job, error)
+	// StartBuiltinJob queues an action on all channels that it fits.
+	StartBuiltinJob(context.Context, *StartBuiltinJobRequest) (*v1.Job, error)
+	// CreateWebhook has a server told of what happens to a channel.
+	CreateWebhook(context.Context, *CreateWebhookRequest) (*CreateWebhookResponse, error)
+	// ListWebhooks returns a channel's webhooks.
+	ListWebhooks(context.Context, *ListWebhooksRequest) (*ListWebhooksResponse, error)
+	// UpdateWebhook replaces a webhook's settings.
+	UpdateWebhook(context.Context, *UpdateWebhookRequest) (*Webhook, error)
+	// DeleteWebhook ends a webhook, with what waits for it.
+	DeleteWebhook(context.Context, *DeleteWebhookRequest) (*emptypb.Empty, error)
+	// ListDeliveries says what became of the last messages to a webhook.
+	ListDeliveries(context.Context, *ListDeliveriesRequest) (*ListDeliveriesResponse, error)
+	// ReportSyncFailure tells a channel's webhooks that a sync failed.
+	ReportSyncFailure(context.Context, *ReportSyncFailureRequest) (*emptypb.Empty, error)
 	mustEmbedUnimplementedChannelServiceServer()
 }
 
@@ -407,14 +762,83 @@ func (UnimplementedChannelServiceServer) CheckUpload(context.Context, *CheckUplo
 func (UnimplementedChannelServiceServer) AddFiles(context.Context, *AddFilesRequest) (*AddFilesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AddFiles not implemented")
 }
+func (UnimplementedChannelServiceServer) ImportFiles(context.Context, *ImportFilesRequest) (*ImportFilesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ImportFiles not implemented")
+}
 func (UnimplementedChannelServiceServer) Resolve(context.Context, *ResolveRequest) (*ResolveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Resolve not implemented")
+}
+func (UnimplementedChannelServiceServer) RecordProxied(context.Context, *RecordProxiedRequest) (*RecordProxiedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RecordProxied not implemented")
+}
+func (UnimplementedChannelServiceServer) ListProxied(context.Context, *ListProxiedRequest) (*ListProxiedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListProxied not implemented")
 }
 func (UnimplementedChannelServiceServer) Diff(context.Context, *DiffRequest) (*DiffResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Diff not implemented")
 }
 func (UnimplementedChannelServiceServer) Apply(context.Context, *ApplyRequest) (*ApplyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Apply not implemented")
+}
+func (UnimplementedChannelServiceServer) CreatePackage(context.Context, *CreatePackageRequest) (*Package, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreatePackage not implemented")
+}
+func (UnimplementedChannelServiceServer) CopyFile(context.Context, *CopyFileRequest) (*File, error) {
+	return nil, status.Error(codes.Unimplemented, "method CopyFile not implemented")
+}
+func (UnimplementedChannelServiceServer) ListPackageMembers(context.Context, *ListPackageMembersRequest) (*ListMembersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListPackageMembers not implemented")
+}
+func (UnimplementedChannelServiceServer) AddPackageMember(context.Context, *AddPackageMemberRequest) (*Member, error) {
+	return nil, status.Error(codes.Unimplemented, "method AddPackageMember not implemented")
+}
+func (UnimplementedChannelServiceServer) RemovePackageMember(context.Context, *RemovePackageMemberRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemovePackageMember not implemented")
+}
+func (UnimplementedChannelServiceServer) SearchPackages(*SearchPackagesRequest, grpc.ServerStreamingServer[SearchPackagesResponse]) error {
+	return status.Error(codes.Unimplemented, "method SearchPackages not implemented")
+}
+func (UnimplementedChannelServiceServer) SearchChannels(context.Context, *SearchChannelsRequest) (*SearchChannelsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SearchChannels not implemented")
+}
+func (UnimplementedChannelServiceServer) ListUserRoles(context.Context, *ListUserRolesRequest) (*ListUserRolesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListUserRoles not implemented")
+}
+func (UnimplementedChannelServiceServer) RegisterMirror(context.Context, *RegisterMirrorRequest) (*RegisteredMirror, error) {
+	return nil, status.Error(codes.Unimplemented, "method RegisterMirror not implemented")
+}
+func (UnimplementedChannelServiceServer) ListMirrors(context.Context, *ListMirrorsRequest) (*ListMirrorsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListMirrors not implemented")
+}
+func (UnimplementedChannelServiceServer) DeleteMirror(context.Context, *DeleteMirrorRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteMirror not implemented")
+}
+func (UnimplementedChannelServiceServer) AnnounceMirror(context.Context, *AnnounceMirrorRequest) (*AnnounceMirrorResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AnnounceMirror not implemented")
+}
+func (UnimplementedChannelServiceServer) StartAction(context.Context, *StartActionRequest) (*v1.Job, error) {
+	return nil, status.Error(codes.Unimplemented, "method StartAction not implemented")
+}
+func (UnimplementedChannelServiceServer) StartBuiltinJob(context.Context, *StartBuiltinJobRequest) (*v1.Job, error) {
+	return nil, status.Error(codes.Unimplemented, "method StartBuiltinJob not implemented")
+}
+func (UnimplementedChannelServiceServer) CreateWebhook(context.Context, *CreateWebhookRequest) (*CreateWebhookResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateWebhook not implemented")
+}
+func (UnimplementedChannelServiceServer) ListWebhooks(context.Context, *ListWebhooksRequest) (*ListWebhooksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListWebhooks not implemented")
+}
+func (UnimplementedChannelServiceServer) UpdateWebhook(context.Context, *UpdateWebhookRequest) (*Webhook, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateWebhook not implemented")
+}
+func (UnimplementedChannelServiceServer) DeleteWebhook(context.Context, *DeleteWebhookRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteWebhook not implemented")
+}
+func (UnimplementedChannelServiceServer) ListDeliveries(context.Context, *ListDeliveriesRequest) (*ListDeliveriesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListDeliveries not implemented")
+}
+func (UnimplementedChannelServiceServer) ReportSyncFailure(context.Context, *ReportSyncFailureRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReportSyncFailure not implemented")
 }
 func (UnimplementedChannelServiceServer) mustEmbedUnimplementedChannelServiceServer() {}
 func (UnimplementedChannelServiceServer) testEmbeddedByValue()                        {}
@@ -743,6 +1167,24 @@ func _ChannelService_AddFiles_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ChannelService_ImportFiles_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImportFilesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).ImportFiles(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_ImportFiles_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).ImportFiles(ctx, req.(*ImportFilesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ChannelService_Resolve_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ResolveRequest)
 	if err := dec(in); err != nil {
@@ -757,6 +1199,42 @@ func _ChannelService_Resolve_Handler(srv interface{}, ctx context.Context, dec f
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ChannelServiceServer).Resolve(ctx, req.(*ResolveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_RecordProxied_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RecordProxiedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).RecordProxied(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_RecordProxied_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).RecordProxied(ctx, req.(*RecordProxiedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_ListProxied_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListProxiedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).ListProxied(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_ListProxied_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).ListProxied(ctx, req.(*ListProxiedRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -793,6 +1271,359 @@ func _ChannelService_Apply_Handler(srv interface{}, ctx context.Context, dec fun
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ChannelServiceServer).Apply(ctx, req.(*ApplyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_CreatePackage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreatePackageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).CreatePackage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_CreatePackage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).CreatePackage(ctx, req.(*CreatePackageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_CopyFile_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CopyFileRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).CopyFile(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_CopyFile_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).CopyFile(ctx, req.(*CopyFileRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_ListPackageMembers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListPackageMembersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).ListPackageMembers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_ListPackageMembers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).ListPackageMembers(ctx, req.(*ListPackageMembersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_AddPackageMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AddPackageMemberRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).AddPackageMember(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_AddPackageMember_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).AddPackageMember(ctx, req.(*AddPackageMemberRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_RemovePackageMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemovePackageMemberRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).RemovePackageMember(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_RemovePackageMember_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).RemovePackageMember(ctx, req.(*RemovePackageMemberRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_SearchPackages_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SearchPackagesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ChannelServiceServer).SearchPackages(m, &grpc.GenericServerStream[SearchPackagesRequest, SearchPackagesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ChannelService_SearchPackagesServer = grpc.ServerStreamingServer[SearchPackagesResponse]
+
+func _ChannelService_SearchChannels_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SearchChannelsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).SearchChannels(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_SearchChannels_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).SearchChannels(ctx, req.(*SearchChannelsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_ListUserRoles_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListUserRolesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).ListUserRoles(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_ListUserRoles_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).ListUserRoles(ctx, req.(*ListUserRolesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_RegisterMirror_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RegisterMirrorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).RegisterMirror(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_RegisterMirror_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).RegisterMirror(ctx, req.(*RegisterMirrorRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_ListMirrors_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListMirrorsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).ListMirrors(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_ListMirrors_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).ListMirrors(ctx, req.(*ListMirrorsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_DeleteMirror_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteMirrorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).DeleteMirror(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_DeleteMirror_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).DeleteMirror(ctx, req.(*DeleteMirrorRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_AnnounceMirror_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AnnounceMirrorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).AnnounceMirror(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_AnnounceMirror_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).AnnounceMirror(ctx, req.(*AnnounceMirrorRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_StartAction_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StartActionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).StartAction(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_StartAction_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).StartAction(ctx, req.(*StartActionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_StartBuiltinJob_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StartBuiltinJobRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).StartBuiltinJob(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_StartBuiltinJob_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).StartBuiltinJob(ctx, req.(*StartBuiltinJobRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_CreateWebhook_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateWebhookRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).CreateWebhook(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_CreateWebhook_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).CreateWebhook(ctx, req.(*CreateWebhookRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_ListWebhooks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListWebhooksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).ListWebhooks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_ListWebhooks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).ListWebhooks(ctx, req.(*ListWebhooksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_UpdateWebhook_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateWebhookRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).UpdateWebhook(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_UpdateWebhook_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).UpdateWebhook(ctx, req.(*UpdateWebhookRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_DeleteWebhook_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteWebhookRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).DeleteWebhook(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_DeleteWebhook_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).DeleteWebhook(ctx, req.(*DeleteWebhookRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_ListDeliveries_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListDeliveriesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).ListDeliveries(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_ListDeliveries_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).ListDeliveries(ctx, req.(*ListDeliveriesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_ReportSyncFailure_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportSyncFailureRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).ReportSyncFailure(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_ReportSyncFailure_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).ReportSyncFailure(ctx, req.(*ReportSyncFailureRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -873,8 +1704,20 @@ var ChannelService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ChannelService_AddFiles_Handler,
 		},
 		{
+			MethodName: "ImportFiles",
+			Handler:    _ChannelService_ImportFiles_Handler,
+		},
+		{
 			MethodName: "Resolve",
 			Handler:    _ChannelService_Resolve_Handler,
+		},
+		{
+			MethodName: "RecordProxied",
+			Handler:    _ChannelService_RecordProxied_Handler,
+		},
+		{
+			MethodName: "ListProxied",
+			Handler:    _ChannelService_ListProxied_Handler,
 		},
 		{
 			MethodName: "Diff",
@@ -884,7 +1727,89 @@ var ChannelService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Apply",
 			Handler:    _ChannelService_Apply_Handler,
 		},
+		{
+			MethodName: "CreatePackage",
+			Handler:    _ChannelService_CreatePackage_Handler,
+		},
+		{
+			MethodName: "CopyFile",
+			Handler:    _ChannelService_CopyFile_Handler,
+		},
+		{
+			MethodName: "ListPackageMembers",
+			Handler:    _ChannelService_ListPackageMembers_Handler,
+		},
+		{
+			MethodName: "AddPackageMember",
+			Handler:    _ChannelService_AddPackageMember_Handler,
+		},
+		{
+			MethodName: "RemovePackageMember",
+			Handler:    _ChannelService_RemovePackageMember_Handler,
+		},
+		{
+			MethodName: "SearchChannels",
+			Handler:    _ChannelService_SearchChannels_Handler,
+		},
+		{
+			MethodName: "ListUserRoles",
+			Handler:    _ChannelService_ListUserRoles_Handler,
+		},
+		{
+			MethodName: "RegisterMirror",
+			Handler:    _ChannelService_RegisterMirror_Handler,
+		},
+		{
+			MethodName: "ListMirrors",
+			Handler:    _ChannelService_ListMirrors_Handler,
+		},
+		{
+			MethodName: "DeleteMirror",
+			Handler:    _ChannelService_DeleteMirror_Handler,
+		},
+		{
+			MethodName: "AnnounceMirror",
+			Handler:    _ChannelService_AnnounceMirror_Handler,
+		},
+		{
+			MethodName: "StartAction",
+			Handler:    _ChannelService_StartAction_Handler,
+		},
+		{
+			MethodName: "StartBuiltinJob",
+			Handler:    _ChannelService_StartBuiltinJob_Handler,
+		},
+		{
+			MethodName: "CreateWebhook",
+			Handler:    _ChannelService_CreateWebhook_Handler,
+		},
+		{
+			MethodName: "ListWebhooks",
+			Handler:    _ChannelService_ListWebhooks_Handler,
+		},
+		{
+			MethodName: "UpdateWebhook",
+			Handler:    _ChannelService_UpdateWebhook_Handler,
+		},
+		{
+			MethodName: "DeleteWebhook",
+			Handler:    _ChannelService_DeleteWebhook_Handler,
+		},
+		{
+			MethodName: "ListDeliveries",
+			Handler:    _ChannelService_ListDeliveries_Handler,
+		},
+		{
+			MethodName: "ReportSyncFailure",
+			Handler:    _ChannelService_ReportSyncFailure_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "SearchPackages",
+			Handler:       _ChannelService_SearchPackages_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "entrepot/channels/v1/channels.proto",
 }

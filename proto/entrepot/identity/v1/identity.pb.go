@@ -42,7 +42,9 @@ type User struct {
 	// Server role: owner, maintainer, member, or empty.
 	Role string `protobuf:"bytes,5,opt,name=role,proto3" json:"role,omitempty"`
 	// When it was made.
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// True if the user is shut out.
+	Disabled      bool `protobuf:"varint,7,opt,name=disabled,proto3" json:"disabled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -117,6 +119,13 @@ func (x *User) GetCreateTime() *timestamppb.Timestamp {
 		return x.CreateTime
 	}
 	return nil
+}
+
+func (x *User) GetDisabled() bool {
+	if x != nil {
+		return x.Disabled
+	}
+	return false
 }
 
 // RoleGrant is a role on a resource.
@@ -493,6 +502,97 @@ func (x *CreateApiKeyResponse) GetSecret() string {
 	return ""
 }
 
+// ImportApiKeyRequest brings a user's key along from another server, so that clients need no new one.
+type ImportApiKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The user's login name.
+	Username string `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"`
+	// The first twelve characters of the key, its public id here; letters and digits.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// SHA-256 of the whole key, lower-case hex. The key itself, which has 32 letters and digits, is not sent.
+	Sha256 string `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// What it is for.
+	Description string `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
+	// When it ends; absent means never.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// What it is narrowed to: roles on `channel/<name>` or `package/<channel>/<name>`; none lets it act as its user.
+	Roles         []*RoleGrant `protobuf:"bytes,6,rep,name=roles,proto3" json:"roles,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportApiKeyRequest) Reset() {
+	*x = ImportApiKeyRequest{}
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportApiKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportApiKeyRequest) ProtoMessage() {}
+
+func (x *ImportApiKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportApiKeyRequest.ProtoReflect.Descriptor instead.
+func (*ImportApiKeyRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ImportApiKeyRequest) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *ImportApiKeyRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ImportApiKeyRequest) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *ImportApiKeyRequest) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *ImportApiKeyRequest) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *ImportApiKeyRequest) GetRoles() []*RoleGrant {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
 // ListApiKeysRequest asks for the caller's keys.
 type ListApiKeysRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -502,7 +602,7 @@ type ListApiKeysRequest struct {
 
 func (x *ListApiKeysRequest) Reset() {
 	*x = ListApiKeysRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[6]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -514,7 +614,7 @@ func (x *ListApiKeysRequest) String() string {
 func (*ListApiKeysRequest) ProtoMessage() {}
 
 func (x *ListApiKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[6]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -527,7 +627,7 @@ func (x *ListApiKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApiKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListApiKeysRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{6}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{7}
 }
 
 // ListApiKeysResponse lists keys by time of making.
@@ -541,7 +641,7 @@ type ListApiKeysResponse struct {
 
 func (x *ListApiKeysResponse) Reset() {
 	*x = ListApiKeysResponse{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[7]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -553,7 +653,7 @@ func (x *ListApiKeysResponse) String() string {
 func (*ListApiKeysResponse) ProtoMessage() {}
 
 func (x *ListApiKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[7]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -566,7 +666,7 @@ func (x *ListApiKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApiKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListApiKeysResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{7}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListApiKeysResponse) GetApiKeys() []*ApiKey {
@@ -587,7 +687,7 @@ type RevokeApiKeyRequest struct {
 
 func (x *RevokeApiKeyRequest) Reset() {
 	*x = RevokeApiKeyRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[8]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +699,7 @@ func (x *RevokeApiKeyRequest) String() string {
 func (*RevokeApiKeyRequest) ProtoMessage() {}
 
 func (x *RevokeApiKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[8]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,7 +712,7 @@ func (x *RevokeApiKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeApiKeyRequest.ProtoReflect.Descriptor instead.
 func (*RevokeApiKeyRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{8}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RevokeApiKeyRequest) GetId() string {
@@ -631,7 +731,7 @@ type GetMeRequest struct {
 
 func (x *GetMeRequest) Reset() {
 	*x = GetMeRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[9]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -643,7 +743,7 @@ func (x *GetMeRequest) String() string {
 func (*GetMeRequest) ProtoMessage() {}
 
 func (x *GetMeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[9]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -656,7 +756,7 @@ func (x *GetMeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMeRequest.ProtoReflect.Descriptor instead.
 func (*GetMeRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{9}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{10}
 }
 
 // GetMeResponse says who the caller is.
@@ -674,7 +774,7 @@ type GetMeResponse struct {
 
 func (x *GetMeResponse) Reset() {
 	*x = GetMeResponse{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[10]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -686,7 +786,7 @@ func (x *GetMeResponse) String() string {
 func (*GetMeResponse) ProtoMessage() {}
 
 func (x *GetMeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[10]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -699,7 +799,7 @@ func (x *GetMeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMeResponse.ProtoReflect.Descriptor instead.
 func (*GetMeResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{10}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetMeResponse) GetUser() *User {
@@ -740,7 +840,7 @@ type CreateUserRequest struct {
 
 func (x *CreateUserRequest) Reset() {
 	*x = CreateUserRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[11]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -752,7 +852,7 @@ func (x *CreateUserRequest) String() string {
 func (*CreateUserRequest) ProtoMessage() {}
 
 func (x *CreateUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[11]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -765,7 +865,7 @@ func (x *CreateUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUserRequest.ProtoReflect.Descriptor instead.
 func (*CreateUserRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{11}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreateUserRequest) GetUsername() string {
@@ -807,7 +907,7 @@ type GetUserRequest struct {
 
 func (x *GetUserRequest) Reset() {
 	*x = GetUserRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[12]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +919,7 @@ func (x *GetUserRequest) String() string {
 func (*GetUserRequest) ProtoMessage() {}
 
 func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[12]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +932,7 @@ func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserRequest.ProtoReflect.Descriptor instead.
 func (*GetUserRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{12}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetUserRequest) GetUsername() string {
@@ -859,7 +959,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[13]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -871,7 +971,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[13]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -884,7 +984,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{13}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListUsersRequest) GetQuery() string {
@@ -930,7 +1030,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[14]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +1042,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[14]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +1055,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{14}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -990,7 +1090,7 @@ type DeleteUserRequest struct {
 
 func (x *DeleteUserRequest) Reset() {
 	*x = DeleteUserRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[15]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1002,7 +1102,7 @@ func (x *DeleteUserRequest) String() string {
 func (*DeleteUserRequest) ProtoMessage() {}
 
 func (x *DeleteUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[15]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1015,7 +1115,7 @@ func (x *DeleteUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteUserRequest.ProtoReflect.Descriptor instead.
 func (*DeleteUserRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{15}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteUserRequest) GetUsername() string {
@@ -1038,7 +1138,7 @@ type SetUserRoleRequest struct {
 
 func (x *SetUserRoleRequest) Reset() {
 	*x = SetUserRoleRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[16]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1050,7 +1150,7 @@ func (x *SetUserRoleRequest) String() string {
 func (*SetUserRoleRequest) ProtoMessage() {}
 
 func (x *SetUserRoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[16]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1063,7 +1163,7 @@ func (x *SetUserRoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetUserRoleRequest.ProtoReflect.Descriptor instead.
 func (*SetUserRoleRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{16}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetUserRoleRequest) GetUsername() string {
@@ -1093,7 +1193,7 @@ type Namespace struct {
 
 func (x *Namespace) Reset() {
 	*x = Namespace{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[17]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1205,7 @@ func (x *Namespace) String() string {
 func (*Namespace) ProtoMessage() {}
 
 func (x *Namespace) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[17]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1218,7 @@ func (x *Namespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Namespace.ProtoReflect.Descriptor instead.
 func (*Namespace) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{17}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Namespace) GetName() string {
@@ -1146,7 +1246,7 @@ type CreateNamespaceRequest struct {
 
 func (x *CreateNamespaceRequest) Reset() {
 	*x = CreateNamespaceRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[18]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1158,7 +1258,7 @@ func (x *CreateNamespaceRequest) String() string {
 func (*CreateNamespaceRequest) ProtoMessage() {}
 
 func (x *CreateNamespaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[18]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1171,7 +1271,7 @@ func (x *CreateNamespaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNamespaceRequest.ProtoReflect.Descriptor instead.
 func (*CreateNamespaceRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{18}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CreateNamespaceRequest) GetName() string {
@@ -1190,7 +1290,7 @@ type ListNamespacesRequest struct {
 
 func (x *ListNamespacesRequest) Reset() {
 	*x = ListNamespacesRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[19]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1302,7 @@ func (x *ListNamespacesRequest) String() string {
 func (*ListNamespacesRequest) ProtoMessage() {}
 
 func (x *ListNamespacesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[19]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1315,7 @@ func (x *ListNamespacesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNamespacesRequest.ProtoReflect.Descriptor instead.
 func (*ListNamespacesRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{19}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{20}
 }
 
 // ListNamespacesResponse lists tenants by name.
@@ -1229,7 +1329,7 @@ type ListNamespacesResponse struct {
 
 func (x *ListNamespacesResponse) Reset() {
 	*x = ListNamespacesResponse{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[20]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1341,7 @@ func (x *ListNamespacesResponse) String() string {
 func (*ListNamespacesResponse) ProtoMessage() {}
 
 func (x *ListNamespacesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[20]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1354,7 @@ func (x *ListNamespacesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNamespacesResponse.ProtoReflect.Descriptor instead.
 func (*ListNamespacesResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{20}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListNamespacesResponse) GetNamespaces() []*Namespace {
@@ -1289,7 +1389,7 @@ type AuditEvent struct {
 
 func (x *AuditEvent) Reset() {
 	*x = AuditEvent{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[21]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1301,7 +1401,7 @@ func (x *AuditEvent) String() string {
 func (*AuditEvent) ProtoMessage() {}
 
 func (x *AuditEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[21]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1314,7 +1414,7 @@ func (x *AuditEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEvent.ProtoReflect.Descriptor instead.
 func (*AuditEvent) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{21}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AuditEvent) GetId() int64 {
@@ -1390,7 +1490,7 @@ type ListAuditEventsRequest struct {
 
 func (x *ListAuditEventsRequest) Reset() {
 	*x = ListAuditEventsRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[22]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1402,7 +1502,7 @@ func (x *ListAuditEventsRequest) String() string {
 func (*ListAuditEventsRequest) ProtoMessage() {}
 
 func (x *ListAuditEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[22]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1415,7 +1515,7 @@ func (x *ListAuditEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditEventsRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{22}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListAuditEventsRequest) GetActor() string {
@@ -1459,7 +1559,7 @@ type ListAuditEventsResponse struct {
 
 func (x *ListAuditEventsResponse) Reset() {
 	*x = ListAuditEventsResponse{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[23]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1471,7 +1571,7 @@ func (x *ListAuditEventsResponse) String() string {
 func (*ListAuditEventsResponse) ProtoMessage() {}
 
 func (x *ListAuditEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[23]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1484,7 +1584,7 @@ func (x *ListAuditEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditEventsResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{23}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListAuditEventsResponse) GetEvents() []*AuditEvent {
@@ -1514,7 +1614,7 @@ type AuthenticateRequest struct {
 
 func (x *AuthenticateRequest) Reset() {
 	*x = AuthenticateRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[24]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1526,7 +1626,7 @@ func (x *AuthenticateRequest) String() string {
 func (*AuthenticateRequest) ProtoMessage() {}
 
 func (x *AuthenticateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[24]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1539,7 +1639,7 @@ func (x *AuthenticateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthenticateRequest.ProtoReflect.Descriptor instead.
 func (*AuthenticateRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{24}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AuthenticateRequest) GetApiKey() string {
@@ -1569,7 +1669,7 @@ type AuthenticateResponse struct {
 
 func (x *AuthenticateResponse) Reset() {
 	*x = AuthenticateResponse{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[25]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1581,7 +1681,7 @@ func (x *AuthenticateResponse) String() string {
 func (*AuthenticateResponse) ProtoMessage() {}
 
 func (x *AuthenticateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[25]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1594,7 +1694,7 @@ func (x *AuthenticateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthenticateResponse.ProtoReflect.Descriptor instead.
 func (*AuthenticateResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{25}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AuthenticateResponse) GetPrincipal() *Principal {
@@ -1611,18 +1711,75 @@ func (x *AuthenticateResponse) GetExpireTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// Client says where a login comes from.
+type Client struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Address without port, as the edge sees it.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// The header User-Agent, cut short.
+	Agent         string `protobuf:"bytes,2,opt,name=agent,proto3" json:"agent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Client) Reset() {
+	*x = Client{}
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Client) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Client) ProtoMessage() {}
+
+func (x *Client) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Client.ProtoReflect.Descriptor instead.
+func (*Client) Descriptor() ([]byte, []int) {
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Client) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Client) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
 // CreateSessionRequest logs a user in.
 type CreateSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Login name.
-	Username      string `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"`
+	Username string `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"`
+	// Where it comes from.
+	Client        *Client `protobuf:"bytes,2,opt,name=client,proto3" json:"client,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateSessionRequest) Reset() {
 	*x = CreateSessionRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[26]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1634,7 +1791,7 @@ func (x *CreateSessionRequest) String() string {
 func (*CreateSessionRequest) ProtoMessage() {}
 
 func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[26]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1647,7 +1804,7 @@ func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{26}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CreateSessionRequest) GetUsername() string {
@@ -1655,6 +1812,13 @@ func (x *CreateSessionRequest) GetUsername() string {
 		return x.Username
 	}
 	return ""
+}
+
+func (x *CreateSessionRequest) GetClient() *Client {
+	if x != nil {
+		return x.Client
+	}
+	return nil
 }
 
 // CreateSessionResponse holds the login cookie's value.
@@ -1670,7 +1834,7 @@ type CreateSessionResponse struct {
 
 func (x *CreateSessionResponse) Reset() {
 	*x = CreateSessionResponse{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[27]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1682,7 +1846,7 @@ func (x *CreateSessionResponse) String() string {
 func (*CreateSessionResponse) ProtoMessage() {}
 
 func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[27]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1695,7 +1859,7 @@ func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{27}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CreateSessionResponse) GetSession() string {
@@ -1723,7 +1887,7 @@ type DeleteSessionRequest struct {
 
 func (x *DeleteSessionRequest) Reset() {
 	*x = DeleteSessionRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[28]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +1899,7 @@ func (x *DeleteSessionRequest) String() string {
 func (*DeleteSessionRequest) ProtoMessage() {}
 
 func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[28]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +1912,7 @@ func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSessionRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{28}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeleteSessionRequest) GetSession() string {
@@ -1775,7 +1939,7 @@ type MintTokenRequest struct {
 
 func (x *MintTokenRequest) Reset() {
 	*x = MintTokenRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[29]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1787,7 +1951,7 @@ func (x *MintTokenRequest) String() string {
 func (*MintTokenRequest) ProtoMessage() {}
 
 func (x *MintTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[29]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1800,7 +1964,7 @@ func (x *MintTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MintTokenRequest.ProtoReflect.Descriptor instead.
 func (*MintTokenRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{29}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *MintTokenRequest) GetPrincipal() *Principal {
@@ -1844,7 +2008,7 @@ type MintTokenResponse struct {
 
 func (x *MintTokenResponse) Reset() {
 	*x = MintTokenResponse{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[30]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +2020,7 @@ func (x *MintTokenResponse) String() string {
 func (*MintTokenResponse) ProtoMessage() {}
 
 func (x *MintTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[30]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +2033,7 @@ func (x *MintTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MintTokenResponse.ProtoReflect.Descriptor instead.
 func (*MintTokenResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{30}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MintTokenResponse) GetToken() string {
@@ -1895,7 +2059,7 @@ type GetVerificationKeysRequest struct {
 
 func (x *GetVerificationKeysRequest) Reset() {
 	*x = GetVerificationKeysRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[31]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1907,7 +2071,7 @@ func (x *GetVerificationKeysRequest) String() string {
 func (*GetVerificationKeysRequest) ProtoMessage() {}
 
 func (x *GetVerificationKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[31]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1920,7 +2084,7 @@ func (x *GetVerificationKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVerificationKeysRequest.ProtoReflect.Descriptor instead.
 func (*GetVerificationKeysRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{31}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{33}
 }
 
 // VerificationKey is a public key that tokens may be signed with.
@@ -1936,7 +2100,7 @@ type VerificationKey struct {
 
 func (x *VerificationKey) Reset() {
 	*x = VerificationKey{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[32]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1948,7 +2112,7 @@ func (x *VerificationKey) String() string {
 func (*VerificationKey) ProtoMessage() {}
 
 func (x *VerificationKey) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[32]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1961,7 +2125,7 @@ func (x *VerificationKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerificationKey.ProtoReflect.Descriptor instead.
 func (*VerificationKey) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{32}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *VerificationKey) GetId() string {
@@ -1989,7 +2153,7 @@ type GetVerificationKeysResponse struct {
 
 func (x *GetVerificationKeysResponse) Reset() {
 	*x = GetVerificationKeysResponse{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[33]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2001,7 +2165,7 @@ func (x *GetVerificationKeysResponse) String() string {
 func (*GetVerificationKeysResponse) ProtoMessage() {}
 
 func (x *GetVerificationKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[33]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2014,7 +2178,7 @@ func (x *GetVerificationKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVerificationKeysResponse.ProtoReflect.Descriptor instead.
 func (*GetVerificationKeysResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{33}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetVerificationKeysResponse) GetKeys() []*VerificationKey {
@@ -2027,7 +2191,7 @@ func (x *GetVerificationKeysResponse) GetKeys() []*VerificationKey {
 // Binding is a role of a subject on a resource.
 type Binding struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// `user/<uuid>` or `service/<name>`.
+	// `user/<uuid>`, `group/<uuid>` or `service/<name>`.
 	Subject string `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
 	// owner, maintainer or member.
 	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
@@ -2039,7 +2203,7 @@ type Binding struct {
 
 func (x *Binding) Reset() {
 	*x = Binding{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[34]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2051,7 +2215,7 @@ func (x *Binding) String() string {
 func (*Binding) ProtoMessage() {}
 
 func (x *Binding) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[34]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2064,7 +2228,7 @@ func (x *Binding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Binding.ProtoReflect.Descriptor instead.
 func (*Binding) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{34}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Binding) GetSubject() string {
@@ -2103,7 +2267,7 @@ type KeyState struct {
 
 func (x *KeyState) Reset() {
 	*x = KeyState{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[35]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2279,7 @@ func (x *KeyState) String() string {
 func (*KeyState) ProtoMessage() {}
 
 func (x *KeyState) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[35]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2292,7 @@ func (x *KeyState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyState.ProtoReflect.Descriptor instead.
 func (*KeyState) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{35}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *KeyState) GetId() string {
@@ -2152,6 +2316,61 @@ func (x *KeyState) GetExpiresUnix() int64 {
 	return 0
 }
 
+// Membership is a user's groups, for the role snapshot.
+type Membership struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The user's UUID.
+	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// The groups' UUIDs.
+	GroupIds      []string `protobuf:"bytes,2,rep,name=group_ids,json=groupIds,proto3" json:"group_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Membership) Reset() {
+	*x = Membership{}
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Membership) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Membership) ProtoMessage() {}
+
+func (x *Membership) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Membership.ProtoReflect.Descriptor instead.
+func (*Membership) Descriptor() ([]byte, []int) {
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Membership) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *Membership) GetGroupIds() []string {
+	if x != nil {
+		return x.GroupIds
+	}
+	return nil
+}
+
 // GetRoleSnapshotRequest asks for the snapshot unless it is the known one.
 type GetRoleSnapshotRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2163,7 +2382,7 @@ type GetRoleSnapshotRequest struct {
 
 func (x *GetRoleSnapshotRequest) Reset() {
 	*x = GetRoleSnapshotRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[36]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2394,7 @@ func (x *GetRoleSnapshotRequest) String() string {
 func (*GetRoleSnapshotRequest) ProtoMessage() {}
 
 func (x *GetRoleSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[36]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2407,7 @@ func (x *GetRoleSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRoleSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*GetRoleSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{36}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GetRoleSnapshotRequest) GetKnownVersion() int64 {
@@ -2212,14 +2431,16 @@ type GetRoleSnapshotResponse struct {
 	// Ids of the users that exist.
 	UserIds []string `protobuf:"bytes,5,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
 	// Public ids of sessions are not part of it: sessions end by expiry or logout, checked at the edge.
-	Last          bool `protobuf:"varint,6,opt,name=last,proto3" json:"last,omitempty"`
+	Last bool `protobuf:"varint,6,opt,name=last,proto3" json:"last,omitempty"`
+	// Which groups users are in.
+	Memberships   []*Membership `protobuf:"bytes,7,rep,name=memberships,proto3" json:"memberships,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetRoleSnapshotResponse) Reset() {
 	*x = GetRoleSnapshotResponse{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[37]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2231,7 +2452,7 @@ func (x *GetRoleSnapshotResponse) String() string {
 func (*GetRoleSnapshotResponse) ProtoMessage() {}
 
 func (x *GetRoleSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[37]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2244,7 +2465,7 @@ func (x *GetRoleSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRoleSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*GetRoleSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{37}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetRoleSnapshotResponse) GetVersion() int64 {
@@ -2289,6 +2510,13 @@ func (x *GetRoleSnapshotResponse) GetLast() bool {
 	return false
 }
 
+func (x *GetRoleSnapshotResponse) GetMemberships() []*Membership {
+	if x != nil {
+		return x.Memberships
+	}
+	return nil
+}
+
 // ChangeBindingRequest grants or takes away a role.
 type ChangeBindingRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2299,14 +2527,21 @@ type ChangeBindingRequest struct {
 	// True takes it away (an empty role then means: whatever role there is).
 	Revoke bool `protobuf:"varint,3,opt,name=revoke,proto3" json:"revoke,omitempty"`
 	// Refuse to leave the resource without an owner.
-	KeepOwner     bool `protobuf:"varint,4,opt,name=keep_owner,json=keepOwner,proto3" json:"keep_owner,omitempty"`
+	KeepOwner bool `protobuf:"varint,4,opt,name=keep_owner,json=keepOwner,proto3" json:"keep_owner,omitempty"`
+	// Refuse to replace another role: Conflict with the reason HAS_ROLE.
+	OnlyNew bool `protobuf:"varint,5,opt,name=only_new,json=onlyNew,proto3" json:"only_new,omitempty"`
+	// What the audit log calls the change, such as `channel.member.set`, and the resource, such as `channel/main`: services
+	// give these for resources that people know by a name. Without them it is `role.grant` or `role.revoke`.
+	AuditAction string `protobuf:"bytes,6,opt,name=audit_action,json=auditAction,proto3" json:"audit_action,omitempty"`
+	// See audit_action.
+	AuditResource string `protobuf:"bytes,7,opt,name=audit_resource,json=auditResource,proto3" json:"audit_resource,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ChangeBindingRequest) Reset() {
 	*x = ChangeBindingRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[38]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2318,7 +2553,7 @@ func (x *ChangeBindingRequest) String() string {
 func (*ChangeBindingRequest) ProtoMessage() {}
 
 func (x *ChangeBindingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[38]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2331,7 +2566,7 @@ func (x *ChangeBindingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeBindingRequest.ProtoReflect.Descriptor instead.
 func (*ChangeBindingRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{38}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ChangeBindingRequest) GetBinding() *Binding {
@@ -2362,6 +2597,27 @@ func (x *ChangeBindingRequest) GetKeepOwner() bool {
 	return false
 }
 
+func (x *ChangeBindingRequest) GetOnlyNew() bool {
+	if x != nil {
+		return x.OnlyNew
+	}
+	return false
+}
+
+func (x *ChangeBindingRequest) GetAuditAction() string {
+	if x != nil {
+		return x.AuditAction
+	}
+	return ""
+}
+
+func (x *ChangeBindingRequest) GetAuditResource() string {
+	if x != nil {
+		return x.AuditResource
+	}
+	return ""
+}
+
 // ChangeBindingResponse says what came of it.
 type ChangeBindingResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2375,7 +2631,7 @@ type ChangeBindingResponse struct {
 
 func (x *ChangeBindingResponse) Reset() {
 	*x = ChangeBindingResponse{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[39]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2387,7 +2643,7 @@ func (x *ChangeBindingResponse) String() string {
 func (*ChangeBindingResponse) ProtoMessage() {}
 
 func (x *ChangeBindingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[39]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2400,7 +2656,7 @@ func (x *ChangeBindingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeBindingResponse.ProtoReflect.Descriptor instead.
 func (*ChangeBindingResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{39}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ChangeBindingResponse) GetVersion() int64 {
@@ -2428,7 +2684,7 @@ type ListBindingsRequest struct {
 
 func (x *ListBindingsRequest) Reset() {
 	*x = ListBindingsRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[40]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2440,7 +2696,7 @@ func (x *ListBindingsRequest) String() string {
 func (*ListBindingsRequest) ProtoMessage() {}
 
 func (x *ListBindingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[40]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2453,7 +2709,7 @@ func (x *ListBindingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBindingsRequest.ProtoReflect.Descriptor instead.
 func (*ListBindingsRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{40}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListBindingsRequest) GetResource() string {
@@ -2476,7 +2732,7 @@ type UserBinding struct {
 
 func (x *UserBinding) Reset() {
 	*x = UserBinding{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[41]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2488,7 +2744,7 @@ func (x *UserBinding) String() string {
 func (*UserBinding) ProtoMessage() {}
 
 func (x *UserBinding) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[41]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2501,7 +2757,7 @@ func (x *UserBinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserBinding.ProtoReflect.Descriptor instead.
 func (*UserBinding) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{41}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *UserBinding) GetUser() *User {
@@ -2529,7 +2785,7 @@ type ListBindingsResponse struct {
 
 func (x *ListBindingsResponse) Reset() {
 	*x = ListBindingsResponse{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[42]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2541,7 +2797,7 @@ func (x *ListBindingsResponse) String() string {
 func (*ListBindingsResponse) ProtoMessage() {}
 
 func (x *ListBindingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[42]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2554,7 +2810,7 @@ func (x *ListBindingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBindingsResponse.ProtoReflect.Descriptor instead.
 func (*ListBindingsResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{42}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListBindingsResponse) GetBindings() []*UserBinding {
@@ -2575,7 +2831,7 @@ type DeleteResourceBindingsRequest struct {
 
 func (x *DeleteResourceBindingsRequest) Reset() {
 	*x = DeleteResourceBindingsRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[43]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2587,7 +2843,7 @@ func (x *DeleteResourceBindingsRequest) String() string {
 func (*DeleteResourceBindingsRequest) ProtoMessage() {}
 
 func (x *DeleteResourceBindingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[43]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2600,7 +2856,7 @@ func (x *DeleteResourceBindingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResourceBindingsRequest.ProtoReflect.Descriptor instead.
 func (*DeleteResourceBindingsRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{43}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DeleteResourceBindingsRequest) GetResource() string {
@@ -2614,14 +2870,16 @@ func (x *DeleteResourceBindingsRequest) GetResource() string {
 type GetUsersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUIDs.
-	Ids           []string `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	Ids []string `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	// Login names of users who exist.
+	Usernames     []string `protobuf:"bytes,2,rep,name=usernames,proto3" json:"usernames,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetUsersRequest) Reset() {
 	*x = GetUsersRequest{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[44]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2633,7 +2891,7 @@ func (x *GetUsersRequest) String() string {
 func (*GetUsersRequest) ProtoMessage() {}
 
 func (x *GetUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[44]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2646,12 +2904,19 @@ func (x *GetUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUsersRequest.ProtoReflect.Descriptor instead.
 func (*GetUsersRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{44}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GetUsersRequest) GetIds() []string {
 	if x != nil {
 		return x.Ids
+	}
+	return nil
+}
+
+func (x *GetUsersRequest) GetUsernames() []string {
+	if x != nil {
+		return x.Usernames
 	}
 	return nil
 }
@@ -2667,7 +2932,7 @@ type GetUsersResponse struct {
 
 func (x *GetUsersResponse) Reset() {
 	*x = GetUsersResponse{}
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[45]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2679,7 +2944,7 @@ func (x *GetUsersResponse) String() string {
 func (*GetUsersResponse) ProtoMessage() {}
 
 func (x *GetUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[45]
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2692,7 +2957,7 @@ func (x *GetUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUsersResponse.ProtoReflect.Descriptor instead.
 func (*GetUsersResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{45}
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetUsersResponse) GetUsers() []*User {
@@ -2702,11 +2967,213 @@ func (x *GetUsersResponse) GetUsers() []*User {
 	return nil
 }
 
+// CountBindingsRequest names resources.
+type CountBindingsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in RoleGrant, with channel UUIDs; at most a thousand.
+	Resources     []string `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountBindingsRequest) Reset() {
+	*x = CountBindingsRequest{}
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountBindingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountBindingsRequest) ProtoMessage() {}
+
+func (x *CountBindingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountBindingsRequest.ProtoReflect.Descriptor instead.
+func (*CountBindingsRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *CountBindingsRequest) GetResources() []string {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+// CountBindingsResponse says how many have a role on each.
+type CountBindingsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By resource; one that nobody has a role on is absent.
+	Counts        map[string]int64 `protobuf:"bytes,1,rep,name=counts,proto3" json:"counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountBindingsResponse) Reset() {
+	*x = CountBindingsResponse{}
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountBindingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountBindingsResponse) ProtoMessage() {}
+
+func (x *CountBindingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountBindingsResponse.ProtoReflect.Descriptor instead.
+func (*CountBindingsResponse) Descriptor() ([]byte, []int) {
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *CountBindingsResponse) GetCounts() map[string]int64 {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+// ListUserBindingsRequest names a user.
+type ListUserBindingsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Login name.
+	Username string `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"`
+	// Only roles on resources that begin with this, such as `channel/`.
+	Prefix        string `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUserBindingsRequest) Reset() {
+	*x = ListUserBindingsRequest{}
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUserBindingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUserBindingsRequest) ProtoMessage() {}
+
+func (x *ListUserBindingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUserBindingsRequest.ProtoReflect.Descriptor instead.
+func (*ListUserBindingsRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *ListUserBindingsRequest) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *ListUserBindingsRequest) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+// ListUserBindingsResponse lists a user's roles by resource.
+type ListUserBindingsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The user.
+	User *User `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// The roles.
+	Roles         []*RoleGrant `protobuf:"bytes,2,rep,name=roles,proto3" json:"roles,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUserBindingsResponse) Reset() {
+	*x = ListUserBindingsResponse{}
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUserBindingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUserBindingsResponse) ProtoMessage() {}
+
+func (x *ListUserBindingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_identity_v1_identity_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUserBindingsResponse.ProtoReflect.Descriptor instead.
+func (*ListUserBindingsResponse) Descriptor() ([]byte, []int) {
+	return file_entrepot_identity_v1_identity_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *ListUserBindingsResponse) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+func (x *ListUserBindingsResponse) GetRoles() []*RoleGrant {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
 var File_entrepot_identity_v1_identity_proto protoreflect.FileDescriptor
 
 const file_entrepot_identity_v1_identity_proto_rawDesc = "" +
 	"\n" +
-	"#entrepot/identity/v1/identity.proto\x12\x14entrepot.identity.v1\x1a entrepot/options/v1/access.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb6\x01\n" +
+	"#entrepot/identity/v1/identity.proto\x12\x14entrepot.identity.v1\x1a entrepot/options/v1/access.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd2\x01\n" +
 	"\x04User\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\busername\x18\x02 \x01(\tR\busername\x12\x12\n" +
@@ -2715,7 +3182,8 @@ const file_entrepot_identity_v1_identity_proto_rawDesc = "" +
 	"avatar_url\x18\x04 \x01(\tR\tavatarUrl\x12\x12\n" +
 	"\x04role\x18\x05 \x01(\tR\x04role\x12;\n" +
 	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\";\n" +
+	"createTime\x12\x1a\n" +
+	"\bdisabled\x18\a \x01(\bR\bdisabled\";\n" +
 	"\tRoleGrant\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\"\xb6\x01\n" +
@@ -2744,7 +3212,15 @@ const file_entrepot_identity_v1_identity_proto_rawDesc = "" +
 	"\x05roles\x18\x03 \x03(\v2\x1f.entrepot.identity.v1.RoleGrantR\x05roles\"e\n" +
 	"\x14CreateApiKeyResponse\x125\n" +
 	"\aapi_key\x18\x01 \x01(\v2\x1c.entrepot.identity.v1.ApiKeyR\x06apiKey\x12\x16\n" +
-	"\x06secret\x18\x02 \x01(\tR\x06secret\"\x14\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret\"\xef\x01\n" +
+	"\x13ImportApiKeyRequest\x12\x1a\n" +
+	"\busername\x18\x01 \x01(\tR\busername\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
+	"\x06sha256\x18\x03 \x01(\tR\x06sha256\x12 \n" +
+	"\vdescription\x18\x04 \x01(\tR\vdescription\x12;\n" +
+	"\vexpire_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x125\n" +
+	"\x05roles\x18\x06 \x03(\v2\x1f.entrepot.identity.v1.RoleGrantR\x05roles\"\x14\n" +
 	"\x12ListApiKeysRequest\"N\n" +
 	"\x13ListApiKeysResponse\x127\n" +
 	"\bapi_keys\x18\x01 \x03(\v2\x1c.entrepot.identity.v1.ApiKeyR\aapiKeys\"%\n" +
@@ -2816,9 +3292,13 @@ const file_entrepot_identity_v1_identity_proto_rawDesc = "" +
 	"\x14AuthenticateResponse\x12=\n" +
 	"\tprincipal\x18\x01 \x01(\v2\x1f.entrepot.identity.v1.PrincipalR\tprincipal\x12;\n" +
 	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"2\n" +
+	"expireTime\"8\n" +
+	"\x06Client\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05agent\x18\x02 \x01(\tR\x05agent\"h\n" +
 	"\x14CreateSessionRequest\x12\x1a\n" +
-	"\busername\x18\x01 \x01(\tR\busername\"n\n" +
+	"\busername\x18\x01 \x01(\tR\busername\x124\n" +
+	"\x06client\x18\x02 \x01(\v2\x1c.entrepot.identity.v1.ClientR\x06client\"n\n" +
 	"\x15CreateSessionResponse\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12;\n" +
 	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
@@ -2848,22 +3328,30 @@ const file_entrepot_identity_v1_identity_proto_rawDesc = "" +
 	"\bKeyState\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\auser_id\x18\x02 \x01(\tR\x06userId\x12!\n" +
-	"\fexpires_unix\x18\x03 \x01(\x03R\vexpiresUnix\"=\n" +
+	"\fexpires_unix\x18\x03 \x01(\x03R\vexpiresUnix\"B\n" +
+	"\n" +
+	"Membership\x12\x17\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x1b\n" +
+	"\tgroup_ids\x18\x02 \x03(\tR\bgroupIds\"=\n" +
 	"\x16GetRoleSnapshotRequest\x12#\n" +
-	"\rknown_version\x18\x01 \x01(\x03R\fknownVersion\"\xef\x01\n" +
+	"\rknown_version\x18\x01 \x01(\x03R\fknownVersion\"\xb3\x02\n" +
 	"\x17GetRoleSnapshotResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x03R\aversion\x12\x1c\n" +
 	"\tunchanged\x18\x02 \x01(\bR\tunchanged\x129\n" +
 	"\bbindings\x18\x03 \x03(\v2\x1d.entrepot.identity.v1.BindingR\bbindings\x122\n" +
 	"\x04keys\x18\x04 \x03(\v2\x1e.entrepot.identity.v1.KeyStateR\x04keys\x12\x19\n" +
 	"\buser_ids\x18\x05 \x03(\tR\auserIds\x12\x12\n" +
-	"\x04last\x18\x06 \x01(\bR\x04last\"\xa2\x01\n" +
+	"\x04last\x18\x06 \x01(\bR\x04last\x12B\n" +
+	"\vmemberships\x18\a \x03(\v2 .entrepot.identity.v1.MembershipR\vmemberships\"\x87\x02\n" +
 	"\x14ChangeBindingRequest\x127\n" +
 	"\abinding\x18\x01 \x01(\v2\x1d.entrepot.identity.v1.BindingR\abinding\x12\x1a\n" +
 	"\busername\x18\x02 \x01(\tR\busername\x12\x16\n" +
 	"\x06revoke\x18\x03 \x01(\bR\x06revoke\x12\x1d\n" +
 	"\n" +
-	"keep_owner\x18\x04 \x01(\bR\tkeepOwner\"a\n" +
+	"keep_owner\x18\x04 \x01(\bR\tkeepOwner\x12\x19\n" +
+	"\bonly_new\x18\x05 \x01(\bR\aonlyNew\x12!\n" +
+	"\faudit_action\x18\x06 \x01(\tR\vauditAction\x12%\n" +
+	"\x0eaudit_resource\x18\a \x01(\tR\rauditResource\"a\n" +
 	"\x15ChangeBindingResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x03R\aversion\x12.\n" +
 	"\x04user\x18\x02 \x01(\v2\x1a.entrepot.identity.v1.UserR\x04user\"1\n" +
@@ -2875,11 +3363,25 @@ const file_entrepot_identity_v1_identity_proto_rawDesc = "" +
 	"\x14ListBindingsResponse\x12=\n" +
 	"\bbindings\x18\x01 \x03(\v2!.entrepot.identity.v1.UserBindingR\bbindings\";\n" +
 	"\x1dDeleteResourceBindingsRequest\x12\x1a\n" +
-	"\bresource\x18\x01 \x01(\tR\bresource\"#\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\"A\n" +
 	"\x0fGetUsersRequest\x12\x10\n" +
-	"\x03ids\x18\x01 \x03(\tR\x03ids\"D\n" +
+	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x1c\n" +
+	"\tusernames\x18\x02 \x03(\tR\tusernames\"D\n" +
 	"\x10GetUsersResponse\x120\n" +
-	"\x05users\x18\x01 \x03(\v2\x1a.entrepot.identity.v1.UserR\x05users2\xf3\x15\n" +
+	"\x05users\x18\x01 \x03(\v2\x1a.entrepot.identity.v1.UserR\x05users\"4\n" +
+	"\x14CountBindingsRequest\x12\x1c\n" +
+	"\tresources\x18\x01 \x03(\tR\tresources\"\xa3\x01\n" +
+	"\x15CountBindingsResponse\x12O\n" +
+	"\x06counts\x18\x01 \x03(\v27.entrepot.identity.v1.CountBindingsResponse.CountsEntryR\x06counts\x1a9\n" +
+	"\vCountsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"M\n" +
+	"\x17ListUserBindingsRequest\x12\x1a\n" +
+	"\busername\x18\x01 \x01(\tR\busername\x12\x16\n" +
+	"\x06prefix\x18\x02 \x01(\tR\x06prefix\"\x81\x01\n" +
+	"\x18ListUserBindingsResponse\x12.\n" +
+	"\x04user\x18\x01 \x01(\v2\x1a.entrepot.identity.v1.UserR\x04user\x125\n" +
+	"\x05roles\x18\x02 \x03(\v2\x1f.entrepot.identity.v1.RoleGrantR\x05roles2\x89\x19\n" +
 	"\x0fIdentityService\x12o\n" +
 	"\x05GetMe\x12\".entrepot.identity.v1.GetMeRequest\x1a#.entrepot.identity.v1.GetMeResponse\"\x1d\x92\x82\x19\x02\b\x02\x82\xd3\xe4\x93\x02\x11\x12\x0f/entrepot/v1/me\x12\x84\x01\n" +
 	"\n" +
@@ -2889,7 +3391,8 @@ const file_entrepot_identity_v1_identity_proto_rawDesc = "" +
 	"\n" +
 	"DeleteUser\x12'.entrepot.identity.v1.DeleteUserRequest\x1a\x16.google.protobuf.Empty\"+\x92\x82\x19\x02\b\x02\x82\xd3\xe4\x93\x02\x1f*\x1d/entrepot/v1/users/{username}\x12\x9c\x01\n" +
 	"\vSetUserRole\x12(.entrepot.identity.v1.SetUserRoleRequest\x1a\x1a.entrepot.identity.v1.User\"G\x92\x82\x19\x16\b\x01\x12\x12roles.grant_member\x82\xd3\xe4\x93\x02':\x01*\x1a\"/entrepot/v1/users/{username}/role\x12\x8d\x01\n" +
-	"\fCreateApiKey\x12).entrepot.identity.v1.CreateApiKeyRequest\x1a*.entrepot.identity.v1.CreateApiKeyResponse\"&\x92\x82\x19\x02\b\x02\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/entrepot/v1/api-keys\x12\x87\x01\n" +
+	"\fCreateApiKey\x12).entrepot.identity.v1.CreateApiKeyRequest\x1a*.entrepot.identity.v1.CreateApiKeyResponse\"&\x92\x82\x19\x02\b\x02\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/entrepot/v1/api-keys\x12\xa2\x01\n" +
+	"\fImportApiKey\x12).entrepot.identity.v1.ImportApiKeyRequest\x1a\x1c.entrepot.identity.v1.ApiKey\"I\x92\x82\x19\x0f\b\x01\x12\vroles.grant\x82\xd3\xe4\x93\x020:\x01*\"+/entrepot/v1/users/{username}/imported-keys\x12\x87\x01\n" +
 	"\vListApiKeys\x12(.entrepot.identity.v1.ListApiKeysRequest\x1a).entrepot.identity.v1.ListApiKeysResponse\"#\x92\x82\x19\x02\b\x02\x82\xd3\xe4\x93\x02\x17\x12\x15/entrepot/v1/api-keys\x12{\n" +
 	"\fRevokeApiKey\x12).entrepot.identity.v1.RevokeApiKeyRequest\x1a\x16.google.protobuf.Empty\"(\x92\x82\x19\x02\b\x02\x82\xd3\xe4\x93\x02\x1c*\x1a/entrepot/v1/api-keys/{id}\x12\x9d\x01\n" +
 	"\x0fCreateNamespace\x12,.entrepot.identity.v1.CreateNamespaceRequest\x1a\x1f.entrepot.identity.v1.Namespace\";\x92\x82\x19\x15\b\x01\x12\x11namespaces.manage\x82\xd3\xe4\x93\x02\x1c:\x01*\"\x17/entrepot/v1/namespaces\x12\x92\x01\n" +
@@ -2903,9 +3406,11 @@ const file_entrepot_identity_v1_identity_proto_rawDesc = "" +
 	"\x13GetVerificationKeys\x120.entrepot.identity.v1.GetVerificationKeysRequest\x1a1.entrepot.identity.v1.GetVerificationKeysResponse\"\b\x92\x82\x19\x04\b\x04(\x01\x12z\n" +
 	"\x0fGetRoleSnapshot\x12,.entrepot.identity.v1.GetRoleSnapshotRequest\x1a-.entrepot.identity.v1.GetRoleSnapshotResponse\"\b\x92\x82\x19\x04\b\x04(\x010\x01\x12r\n" +
 	"\rChangeBinding\x12*.entrepot.identity.v1.ChangeBindingRequest\x1a+.entrepot.identity.v1.ChangeBindingResponse\"\b\x92\x82\x19\x04\b\x04(\x01\x12o\n" +
-	"\fListBindings\x12).entrepot.identity.v1.ListBindingsRequest\x1a*.entrepot.identity.v1.ListBindingsResponse\"\b\x92\x82\x19\x04\b\x04(\x01\x12o\n" +
+	"\fListBindings\x12).entrepot.identity.v1.ListBindingsRequest\x1a*.entrepot.identity.v1.ListBindingsResponse\"\b\x92\x82\x19\x04\b\x04(\x01\x12r\n" +
+	"\rCountBindings\x12*.entrepot.identity.v1.CountBindingsRequest\x1a+.entrepot.identity.v1.CountBindingsResponse\"\b\x92\x82\x19\x04\b\x04(\x01\x12o\n" +
 	"\x16DeleteResourceBindings\x123.entrepot.identity.v1.DeleteResourceBindingsRequest\x1a\x16.google.protobuf.Empty\"\b\x92\x82\x19\x04\b\x04(\x01\x12c\n" +
-	"\bGetUsers\x12%.entrepot.identity.v1.GetUsersRequest\x1a&.entrepot.identity.v1.GetUsersResponse\"\b\x92\x82\x19\x04\b\x04(\x01B\xe3\x01\n" +
+	"\bGetUsers\x12%.entrepot.identity.v1.GetUsersRequest\x1a&.entrepot.identity.v1.GetUsersResponse\"\b\x92\x82\x19\x04\b\x04(\x01\x12{\n" +
+	"\x10ListUserBindings\x12-.entrepot.identity.v1.ListUserBindingsRequest\x1a..entrepot.identity.v1.ListUserBindingsResponse\"\b\x92\x82\x19\x04\b\x04(\x01B\xe3\x01\n" +
 	"\x18com.entrepot.identity.v1B\rIdentityProtoP\x01ZFgithub.com/entrepot-dev/entrepot/proto/entrepot/identity/v1;identityv1\xa2\x02\x03EIX\xaa\x02\x14Entrepot.Identity.V1\xca\x02\x14Entrepot\\Identity\\V1\xe2\x02 Entrepot\\Identity\\V1\\GPBMetadata\xea\x02\x16Entrepot::Identity::V1b\x06proto3"
 
 var (
@@ -2920,7 +3425,7 @@ func file_entrepot_identity_v1_identity_proto_rawDescGZIP() []byte {
 	return file_entrepot_identity_v1_identity_proto_rawDescData
 }
 
-var file_entrepot_identity_v1_identity_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_entrepot_identity_v1_identity_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_entrepot_identity_v1_identity_proto_goTypes = []any{
 	(*User)(nil),                          // 0: entrepot.identity.v1.User
 	(*RoleGrant)(nil),                     // 1: entrepot.identity.v1.RoleGrant
@@ -2928,130 +3433,151 @@ var file_entrepot_identity_v1_identity_proto_goTypes = []any{
 	(*ApiKey)(nil),                        // 3: entrepot.identity.v1.ApiKey
 	(*CreateApiKeyRequest)(nil),           // 4: entrepot.identity.v1.CreateApiKeyRequest
 	(*CreateApiKeyResponse)(nil),          // 5: entrepot.identity.v1.CreateApiKeyResponse
-	(*ListApiKeysRequest)(nil),            // 6: entrepot.identity.v1.ListApiKeysRequest
-	(*ListApiKeysResponse)(nil),           // 7: entrepot.identity.v1.ListApiKeysResponse
-	(*RevokeApiKeyRequest)(nil),           // 8: entrepot.identity.v1.RevokeApiKeyRequest
-	(*GetMeRequest)(nil),                  // 9: entrepot.identity.v1.GetMeRequest
-	(*GetMeResponse)(nil),                 // 10: entrepot.identity.v1.GetMeResponse
-	(*CreateUserRequest)(nil),             // 11: entrepot.identity.v1.CreateUserRequest
-	(*GetUserRequest)(nil),                // 12: entrepot.identity.v1.GetUserRequest
-	(*ListUsersRequest)(nil),              // 13: entrepot.identity.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),             // 14: entrepot.identity.v1.ListUsersResponse
-	(*DeleteUserRequest)(nil),             // 15: entrepot.identity.v1.DeleteUserRequest
-	(*SetUserRoleRequest)(nil),            // 16: entrepot.identity.v1.SetUserRoleRequest
-	(*Namespace)(nil),                     // 17: entrepot.identity.v1.Namespace
-	(*CreateNamespaceRequest)(nil),        // 18: entrepot.identity.v1.CreateNamespaceRequest
-	(*ListNamespacesRequest)(nil),         // 19: entrepot.identity.v1.ListNamespacesRequest
-	(*ListNamespacesResponse)(nil),        // 20: entrepot.identity.v1.ListNamespacesResponse
-	(*AuditEvent)(nil),                    // 21: entrepot.identity.v1.AuditEvent
-	(*ListAuditEventsRequest)(nil),        // 22: entrepot.identity.v1.ListAuditEventsRequest
-	(*ListAuditEventsResponse)(nil),       // 23: entrepot.identity.v1.ListAuditEventsResponse
-	(*AuthenticateRequest)(nil),           // 24: entrepot.identity.v1.AuthenticateRequest
-	(*AuthenticateResponse)(nil),          // 25: entrepot.identity.v1.AuthenticateResponse
-	(*CreateSessionRequest)(nil),          // 26: entrepot.identity.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil),         // 27: entrepot.identity.v1.CreateSessionResponse
-	(*DeleteSessionRequest)(nil),          // 28: entrepot.identity.v1.DeleteSessionRequest
-	(*MintTokenRequest)(nil),              // 29: entrepot.identity.v1.MintTokenRequest
-	(*MintTokenResponse)(nil),             // 30: entrepot.identity.v1.MintTokenResponse
-	(*GetVerificationKeysRequest)(nil),    // 31: entrepot.identity.v1.GetVerificationKeysRequest
-	(*VerificationKey)(nil),               // 32: entrepot.identity.v1.VerificationKey
-	(*GetVerificationKeysResponse)(nil),   // 33: entrepot.identity.v1.GetVerificationKeysResponse
-	(*Binding)(nil),                       // 34: entrepot.identity.v1.Binding
-	(*KeyState)(nil),                      // 35: entrepot.identity.v1.KeyState
-	(*GetRoleSnapshotRequest)(nil),        // 36: entrepot.identity.v1.GetRoleSnapshotRequest
-	(*GetRoleSnapshotResponse)(nil),       // 37: entrepot.identity.v1.GetRoleSnapshotResponse
-	(*ChangeBindingRequest)(nil),          // 38: entrepot.identity.v1.ChangeBindingRequest
-	(*ChangeBindingResponse)(nil),         // 39: entrepot.identity.v1.ChangeBindingResponse
-	(*ListBindingsRequest)(nil),           // 40: entrepot.identity.v1.ListBindingsRequest
-	(*UserBinding)(nil),                   // 41: entrepot.identity.v1.UserBinding
-	(*ListBindingsResponse)(nil),          // 42: entrepot.identity.v1.ListBindingsResponse
-	(*DeleteResourceBindingsRequest)(nil), // 43: entrepot.identity.v1.DeleteResourceBindingsRequest
-	(*GetUsersRequest)(nil),               // 44: entrepot.identity.v1.GetUsersRequest
-	(*GetUsersResponse)(nil),              // 45: entrepot.identity.v1.GetUsersResponse
-	(*timestamppb.Timestamp)(nil),         // 46: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),               // 47: google.protobuf.Struct
-	(*emptypb.Empty)(nil),                 // 48: google.protobuf.Empty
+	(*ImportApiKeyRequest)(nil),           // 6: entrepot.identity.v1.ImportApiKeyRequest
+	(*ListApiKeysRequest)(nil),            // 7: entrepot.identity.v1.ListApiKeysRequest
+	(*ListApiKeysResponse)(nil),           // 8: entrepot.identity.v1.ListApiKeysResponse
+	(*RevokeApiKeyRequest)(nil),           // 9: entrepot.identity.v1.RevokeApiKeyRequest
+	(*GetMeRequest)(nil),                  // 10: entrepot.identity.v1.GetMeRequest
+	(*GetMeResponse)(nil),                 // 11: entrepot.identity.v1.GetMeResponse
+	(*CreateUserRequest)(nil),             // 12: entrepot.identity.v1.CreateUserRequest
+	(*GetUserRequest)(nil),                // 13: entrepot.identity.v1.GetUserRequest
+	(*ListUsersRequest)(nil),              // 14: entrepot.identity.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),             // 15: entrepot.identity.v1.ListUsersResponse
+	(*DeleteUserRequest)(nil),             // 16: entrepot.identity.v1.DeleteUserRequest
+	(*SetUserRoleRequest)(nil),            // 17: entrepot.identity.v1.SetUserRoleRequest
+	(*Namespace)(nil),                     // 18: entrepot.identity.v1.Namespace
+	(*CreateNamespaceRequest)(nil),        // 19: entrepot.identity.v1.CreateNamespaceRequest
+	(*ListNamespacesRequest)(nil),         // 20: entrepot.identity.v1.ListNamespacesRequest
+	(*ListNamespacesResponse)(nil),        // 21: entrepot.identity.v1.ListNamespacesResponse
+	(*AuditEvent)(nil),                    // 22: entrepot.identity.v1.AuditEvent
+	(*ListAuditEventsRequest)(nil),        // 23: entrepot.identity.v1.ListAuditEventsRequest
+	(*ListAuditEventsResponse)(nil),       // 24: entrepot.identity.v1.ListAuditEventsResponse
+	(*AuthenticateRequest)(nil),           // 25: entrepot.identity.v1.AuthenticateRequest
+	(*AuthenticateResponse)(nil),          // 26: entrepot.identity.v1.AuthenticateResponse
+	(*Client)(nil),                        // 27: entrepot.identity.v1.Client
+	(*CreateSessionRequest)(nil),          // 28: entrepot.identity.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil),         // 29: entrepot.identity.v1.CreateSessionResponse
+	(*DeleteSessionRequest)(nil),          // 30: entrepot.identity.v1.DeleteSessionRequest
+	(*MintTokenRequest)(nil),              // 31: entrepot.identity.v1.MintTokenRequest
+	(*MintTokenResponse)(nil),             // 32: entrepot.identity.v1.MintTokenResponse
+	(*GetVerificationKeysRequest)(nil),    // 33: entrepot.identity.v1.GetVerificationKeysRequest
+	(*VerificationKey)(nil),               // 34: entrepot.identity.v1.VerificationKey
+	(*GetVerificationKeysResponse)(nil),   // 35: entrepot.identity.v1.GetVerificationKeysResponse
+	(*Binding)(nil),                       // 36: entrepot.identity.v1.Binding
+	(*KeyState)(nil),                      // 37: entrepot.identity.v1.KeyState
+	(*Membership)(nil),                    // 38: entrepot.identity.v1.Membership
+	(*GetRoleSnapshotRequest)(nil),        // 39: entrepot.identity.v1.GetRoleSnapshotRequest
+	(*GetRoleSnapshotResponse)(nil),       // 40: entrepot.identity.v1.GetRoleSnapshotResponse
+	(*ChangeBindingRequest)(nil),          // 41: entrepot.identity.v1.ChangeBindingRequest
+	(*ChangeBindingResponse)(nil),         // 42: entrepot.identity.v1.ChangeBindingResponse
+	(*ListBindingsRequest)(nil),           // 43: entrepot.identity.v1.ListBindingsRequest
+	(*UserBinding)(nil),                   // 44: entrepot.identity.v1.UserBinding
+	(*ListBindingsResponse)(nil),          // 45: entrepot.identity.v1.ListBindingsResponse
+	(*DeleteResourceBindingsRequest)(nil), // 46: entrepot.identity.v1.DeleteResourceBindingsRequest
+	(*GetUsersRequest)(nil),               // 47: entrepot.identity.v1.GetUsersRequest
+	(*GetUsersResponse)(nil),              // 48: entrepot.identity.v1.GetUsersResponse
+	(*CountBindingsRequest)(nil),          // 49: entrepot.identity.v1.CountBindingsRequest
+	(*CountBindingsResponse)(nil),         // 50: entrepot.identity.v1.CountBindingsResponse
+	(*ListUserBindingsRequest)(nil),       // 51: entrepot.identity.v1.ListUserBindingsRequest
+	(*ListUserBindingsResponse)(nil),      // 52: entrepot.identity.v1.ListUserBindingsResponse
+	nil,                                   // 53: entrepot.identity.v1.CountBindingsResponse.CountsEntry
+	(*timestamppb.Timestamp)(nil),         // 54: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),               // 55: google.protobuf.Struct
+	(*emptypb.Empty)(nil),                 // 56: google.protobuf.Empty
 }
 var file_entrepot_identity_v1_identity_proto_depIdxs = []int32{
-	46, // 0: entrepot.identity.v1.User.create_time:type_name -> google.protobuf.Timestamp
+	54, // 0: entrepot.identity.v1.User.create_time:type_name -> google.protobuf.Timestamp
 	1,  // 1: entrepot.identity.v1.Principal.scope:type_name -> entrepot.identity.v1.RoleGrant
 	1,  // 2: entrepot.identity.v1.ApiKey.roles:type_name -> entrepot.identity.v1.RoleGrant
-	46, // 3: entrepot.identity.v1.ApiKey.create_time:type_name -> google.protobuf.Timestamp
-	46, // 4: entrepot.identity.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
-	46, // 5: entrepot.identity.v1.ApiKey.last_used_time:type_name -> google.protobuf.Timestamp
-	46, // 6: entrepot.identity.v1.CreateApiKeyRequest.expire_time:type_name -> google.protobuf.Timestamp
+	54, // 3: entrepot.identity.v1.ApiKey.create_time:type_name -> google.protobuf.Timestamp
+	54, // 4: entrepot.identity.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
+	54, // 5: entrepot.identity.v1.ApiKey.last_used_time:type_name -> google.protobuf.Timestamp
+	54, // 6: entrepot.identity.v1.CreateApiKeyRequest.expire_time:type_name -> google.protobuf.Timestamp
 	1,  // 7: entrepot.identity.v1.CreateApiKeyRequest.roles:type_name -> entrepot.identity.v1.RoleGrant
 	3,  // 8: entrepot.identity.v1.CreateApiKeyResponse.api_key:type_name -> entrepot.identity.v1.ApiKey
-	3,  // 9: entrepot.identity.v1.ListApiKeysResponse.api_keys:type_name -> entrepot.identity.v1.ApiKey
-	0,  // 10: entrepot.identity.v1.GetMeResponse.user:type_name -> entrepot.identity.v1.User
-	0,  // 11: entrepot.identity.v1.ListUsersResponse.users:type_name -> entrepot.identity.v1.User
-	46, // 12: entrepot.identity.v1.Namespace.create_time:type_name -> google.protobuf.Timestamp
-	17, // 13: entrepot.identity.v1.ListNamespacesResponse.namespaces:type_name -> entrepot.identity.v1.Namespace
-	46, // 14: entrepot.identity.v1.AuditEvent.time:type_name -> google.protobuf.Timestamp
-	47, // 15: entrepot.identity.v1.AuditEvent.details:type_name -> google.protobuf.Struct
-	21, // 16: entrepot.identity.v1.ListAuditEventsResponse.events:type_name -> entrepot.identity.v1.AuditEvent
-	2,  // 17: entrepot.identity.v1.AuthenticateResponse.principal:type_name -> entrepot.identity.v1.Principal
-	46, // 18: entrepot.identity.v1.AuthenticateResponse.expire_time:type_name -> google.protobuf.Timestamp
-	46, // 19: entrepot.identity.v1.CreateSessionResponse.expire_time:type_name -> google.protobuf.Timestamp
-	2,  // 20: entrepot.identity.v1.MintTokenRequest.principal:type_name -> entrepot.identity.v1.Principal
-	46, // 21: entrepot.identity.v1.MintTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
-	32, // 22: entrepot.identity.v1.GetVerificationKeysResponse.keys:type_name -> entrepot.identity.v1.VerificationKey
-	34, // 23: entrepot.identity.v1.GetRoleSnapshotResponse.bindings:type_name -> entrepot.identity.v1.Binding
-	35, // 24: entrepot.identity.v1.GetRoleSnapshotResponse.keys:type_name -> entrepot.identity.v1.KeyState
-	34, // 25: entrepot.identity.v1.ChangeBindingRequest.binding:type_name -> entrepot.identity.v1.Binding
-	0,  // 26: entrepot.identity.v1.ChangeBindingResponse.user:type_name -> entrepot.identity.v1.User
-	0,  // 27: entrepot.identity.v1.UserBinding.user:type_name -> entrepot.identity.v1.User
-	41, // 28: entrepot.identity.v1.ListBindingsResponse.bindings:type_name -> entrepot.identity.v1.UserBinding
-	0,  // 29: entrepot.identity.v1.GetUsersResponse.users:type_name -> entrepot.identity.v1.User
-	9,  // 30: entrepot.identity.v1.IdentityService.GetMe:input_type -> entrepot.identity.v1.GetMeRequest
-	11, // 31: entrepot.identity.v1.IdentityService.CreateUser:input_type -> entrepot.identity.v1.CreateUserRequest
-	12, // 32: entrepot.identity.v1.IdentityService.GetUser:input_type -> entrepot.identity.v1.GetUserRequest
-	13, // 33: entrepot.identity.v1.IdentityService.ListUsers:input_type -> entrepot.identity.v1.ListUsersRequest
-	15, // 34: entrepot.identity.v1.IdentityService.DeleteUser:input_type -> entrepot.identity.v1.DeleteUserRequest
-	16, // 35: entrepot.identity.v1.IdentityService.SetUserRole:input_type -> entrepot.identity.v1.SetUserRoleRequest
-	4,  // 36: entrepot.identity.v1.IdentityService.CreateApiKey:input_type -> entrepot.identity.v1.CreateApiKeyRequest
-	6,  // 37: entrepot.identity.v1.IdentityService.ListApiKeys:input_type -> entrepot.identity.v1.ListApiKeysRequest
-	8,  // 38: entrepot.identity.v1.IdentityService.RevokeApiKey:input_type -> entrepot.identity.v1.RevokeApiKeyRequest
-	18, // 39: entrepot.identity.v1.IdentityService.CreateNamespace:input_type -> entrepot.identity.v1.CreateNamespaceRequest
-	19, // 40: entrepot.identity.v1.IdentityService.ListNamespaces:input_type -> entrepot.identity.v1.ListNamespacesRequest
-	22, // 41: entrepot.identity.v1.IdentityService.ListAuditEvents:input_type -> entrepot.identity.v1.ListAuditEventsRequest
-	24, // 42: entrepot.identity.v1.IdentityService.Authenticate:input_type -> entrepot.identity.v1.AuthenticateRequest
-	26, // 43: entrepot.identity.v1.IdentityService.CreateSession:input_type -> entrepot.identity.v1.CreateSessionRequest
-	28, // 44: entrepot.identity.v1.IdentityService.DeleteSession:input_type -> entrepot.identity.v1.DeleteSessionRequest
-	29, // 45: entrepot.identity.v1.IdentityService.MintToken:input_type -> entrepot.identity.v1.MintTokenRequest
-	31, // 46: entrepot.identity.v1.IdentityService.GetVerificationKeys:input_type -> entrepot.identity.v1.GetVerificationKeysRequest
-	36, // 47: entrepot.identity.v1.IdentityService.GetRoleSnapshot:input_type -> entrepot.identity.v1.GetRoleSnapshotRequest
-	38, // 48: entrepot.identity.v1.IdentityService.ChangeBinding:input_type -> entrepot.identity.v1.ChangeBindingRequest
-	40, // 49: entrepot.identity.v1.IdentityService.ListBindings:input_type -> entrepot.identity.v1.ListBindingsRequest
-	43, // 50: entrepot.identity.v1.IdentityService.DeleteResourceBindings:input_type -> entrepot.identity.v1.DeleteResourceBindingsRequest
-	44, // 51: entrepot.identity.v1.IdentityService.GetUsers:input_type -> entrepot.identity.v1.GetUsersRequest
-	10, // 52: entrepot.identity.v1.IdentityService.GetMe:output_type -> entrepot.identity.v1.GetMeResponse
-	0,  // 53: entrepot.identity.v1.IdentityService.CreateUser:output_type -> entrepot.identity.v1.User
-	0,  // 54: entrepot.identity.v1.IdentityService.GetUser:output_type -> entrepot.identity.v1.User
-	14, // 55: entrepot.identity.v1.IdentityService.ListUsers:output_type -> entrepot.identity.v1.ListUsersResponse
-	48, // 56: entrepot.identity.v1.IdentityService.DeleteUser:output_type -> google.protobuf.Empty
-	0,  // 57: entrepot.identity.v1.IdentityService.SetUserRole:output_type -> entrepot.identity.v1.User
-	5,  // 58: entrepot.identity.v1.IdentityService.CreateApiKey:output_type -> entrepot.identity.v1.CreateApiKeyResponse
-	7,  // 59: entrepot.identity.v1.IdentityService.ListApiKeys:output_type -> entrepot.identity.v1.ListApiKeysResponse
-	48, // 60: entrepot.identity.v1.IdentityService.RevokeApiKey:output_type -> google.protobuf.Empty
-	17, // 61: entrepot.identity.v1.IdentityService.CreateNamespace:output_type -> entrepot.identity.v1.Namespace
-	20, // 62: entrepot.identity.v1.IdentityService.ListNamespaces:output_type -> entrepot.identity.v1.ListNamespacesResponse
-	23, // 63: entrepot.identity.v1.IdentityService.ListAuditEvents:output_type -> entrepot.identity.v1.ListAuditEventsResponse
-	25, // 64: entrepot.identity.v1.IdentityService.Authenticate:output_type -> entrepot.identity.v1.AuthenticateResponse
-	27, // 65: entrepot.identity.v1.IdentityService.CreateSession:output_type -> entrepot.identity.v1.CreateSessionResponse
-	48, // 66: entrepot.identity.v1.IdentityService.DeleteSession:output_type -> google.protobuf.Empty
-	30, // 67: entrepot.identity.v1.IdentityService.MintToken:output_type -> entrepot.identity.v1.MintTokenResponse
-	33, // 68: entrepot.identity.v1.IdentityService.GetVerificationKeys:output_type -> entrepot.identity.v1.GetVerificationKeysResponse
-	37, // 69: entrepot.identity.v1.IdentityService.GetRoleSnapshot:output_type -> entrepot.identity.v1.GetRoleSnapshotResponse
-	39, // 70: entrepot.identity.v1.IdentityService.ChangeBinding:output_type -> entrepot.identity.v1.ChangeBindingResponse
-	42, // 71: entrepot.identity.v1.IdentityService.ListBindings:output_type -> entrepot.identity.v1.ListBindingsResponse
-	48, // 72: entrepot.identity.v1.IdentityService.DeleteResourceBindings:output_type -> google.protobuf.Empty
-	45, // 73: entrepot.identity.v1.IdentityService.GetUsers:output_type -> entrepot.identity.v1.GetUsersResponse
-	52, // [52:74] is the sub-list for method output_type
-	30, // [30:52] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	54, // 9: entrepot.identity.v1.ImportApiKeyRequest.expire_time:type_name -> google.protobuf.Timestamp
+	1,  // 10: entrepot.identity.v1.ImportApiKeyRequest.roles:type_name -> entrepot.identity.v1.RoleGrant
+	3,  // 11: entrepot.identity.v1.ListApiKeysResponse.api_keys:type_name -> entrepot.identity.v1.ApiKey
+	0,  // 12: entrepot.identity.v1.GetMeResponse.user:type_name -> entrepot.identity.v1.User
+	0,  // 13: entrepot.identity.v1.ListUsersResponse.users:type_name -> entrepot.identity.v1.User
+	54, // 14: entrepot.identity.v1.Namespace.create_time:type_name -> google.protobuf.Timestamp
+	18, // 15: entrepot.identity.v1.ListNamespacesResponse.namespaces:type_name -> entrepot.identity.v1.Namespace
+	54, // 16: entrepot.identity.v1.AuditEvent.time:type_name -> google.protobuf.Timestamp
+	55, // 17: entrepot.identity.v1.AuditEvent.details:type_name -> google.protobuf.Struct
+	22, // 18: entrepot.identity.v1.ListAuditEventsResponse.events:type_name -> entrepot.identity.v1.AuditEvent
+	2,  // 19: entrepot.identity.v1.AuthenticateResponse.principal:type_name -> entrepot.identity.v1.Principal
+	54, // 20: entrepot.identity.v1.AuthenticateResponse.expire_time:type_name -> google.protobuf.Timestamp
+	27, // 21: entrepot.identity.v1.CreateSessionRequest.client:type_name -> entrepot.identity.v1.Client
+	54, // 22: entrepot.identity.v1.CreateSessionResponse.expire_time:type_name -> google.protobuf.Timestamp
+	2,  // 23: entrepot.identity.v1.MintTokenRequest.principal:type_name -> entrepot.identity.v1.Principal
+	54, // 24: entrepot.identity.v1.MintTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
+	34, // 25: entrepot.identity.v1.GetVerificationKeysResponse.keys:type_name -> entrepot.identity.v1.VerificationKey
+	36, // 26: entrepot.identity.v1.GetRoleSnapshotResponse.bindings:type_name -> entrepot.identity.v1.Binding
+	37, // 27: entrepot.identity.v1.GetRoleSnapshotResponse.keys:type_name -> entrepot.identity.v1.KeyState
+	38, // 28: entrepot.identity.v1.GetRoleSnapshotResponse.memberships:type_name -> entrepot.identity.v1.Membership
+	36, // 29: entrepot.identity.v1.ChangeBindingRequest.binding:type_name -> entrepot.identity.v1.Binding
+	0,  // 30: entrepot.identity.v1.ChangeBindingResponse.user:type_name -> entrepot.identity.v1.User
+	0,  // 31: entrepot.identity.v1.UserBinding.user:type_name -> entrepot.identity.v1.User
+	44, // 32: entrepot.identity.v1.ListBindingsResponse.bindings:type_name -> entrepot.identity.v1.UserBinding
+	0,  // 33: entrepot.identity.v1.GetUsersResponse.users:type_name -> entrepot.identity.v1.User
+	53, // 34: entrepot.identity.v1.CountBindingsResponse.counts:type_name -> entrepot.identity.v1.CountBindingsResponse.CountsEntry
+	0,  // 35: entrepot.identity.v1.ListUserBindingsResponse.user:type_name -> entrepot.identity.v1.User
+	1,  // 36: entrepot.identity.v1.ListUserBindingsResponse.roles:type_name -> entrepot.identity.v1.RoleGrant
+	10, // 37: entrepot.identity.v1.IdentityService.GetMe:input_type -> entrepot.identity.v1.GetMeRequest
+	12, // 38: entrepot.identity.v1.IdentityService.CreateUser:input_type -> entrepot.identity.v1.CreateUserRequest
+	13, // 39: entrepot.identity.v1.IdentityService.GetUser:input_type -> entrepot.identity.v1.GetUserRequest
+	14, // 40: entrepot.identity.v1.IdentityService.ListUsers:input_type -> entrepot.identity.v1.ListUsersRequest
+	16, // 41: entrepot.identity.v1.IdentityService.DeleteUser:input_type -> entrepot.identity.v1.DeleteUserRequest
+	17, // 42: entrepot.identity.v1.IdentityService.SetUserRole:input_type -> entrepot.identity.v1.SetUserRoleRequest
+	4,  // 43: entrepot.identity.v1.IdentityService.CreateApiKey:input_type -> entrepot.identity.v1.CreateApiKeyRequest
+	6,  // 44: entrepot.identity.v1.IdentityService.ImportApiKey:input_type -> entrepot.identity.v1.ImportApiKeyRequest
+	7,  // 45: entrepot.identity.v1.IdentityService.ListApiKeys:input_type -> entrepot.identity.v1.ListApiKeysRequest
+	9,  // 46: entrepot.identity.v1.IdentityService.RevokeApiKey:input_type -> entrepot.identity.v1.RevokeApiKeyRequest
+	19, // 47: entrepot.identity.v1.IdentityService.CreateNamespace:input_type -> entrepot.identity.v1.CreateNamespaceRequest
+	20, // 48: entrepot.identity.v1.IdentityService.ListNamespaces:input_type -> entrepot.identity.v1.ListNamespacesRequest
+	23, // 49: entrepot.identity.v1.IdentityService.ListAuditEvents:input_type -> entrepot.identity.v1.ListAuditEventsRequest
+	25, // 50: entrepot.identity.v1.IdentityService.Authenticate:input_type -> entrepot.identity.v1.AuthenticateRequest
+	28, // 51: entrepot.identity.v1.IdentityService.CreateSession:input_type -> entrepot.identity.v1.CreateSessionRequest
+	30, // 52: entrepot.identity.v1.IdentityService.DeleteSession:input_type -> entrepot.identity.v1.DeleteSessionRequest
+	31, // 53: entrepot.identity.v1.IdentityService.MintToken:input_type -> entrepot.identity.v1.MintTokenRequest
+	33, // 54: entrepot.identity.v1.IdentityService.GetVerificationKeys:input_type -> entrepot.identity.v1.GetVerificationKeysRequest
+	39, // 55: entrepot.identity.v1.IdentityService.GetRoleSnapshot:input_type -> entrepot.identity.v1.GetRoleSnapshotRequest
+	41, // 56: entrepot.identity.v1.IdentityService.ChangeBinding:input_type -> entrepot.identity.v1.ChangeBindingRequest
+	43, // 57: entrepot.identity.v1.IdentityService.ListBindings:input_type -> entrepot.identity.v1.ListBindingsRequest
+	49, // 58: entrepot.identity.v1.IdentityService.CountBindings:input_type -> entrepot.identity.v1.CountBindingsRequest
+	46, // 59: entrepot.identity.v1.IdentityService.DeleteResourceBindings:input_type -> entrepot.identity.v1.DeleteResourceBindingsRequest
+	47, // 60: entrepot.identity.v1.IdentityService.GetUsers:input_type -> entrepot.identity.v1.GetUsersRequest
+	51, // 61: entrepot.identity.v1.IdentityService.ListUserBindings:input_type -> entrepot.identity.v1.ListUserBindingsRequest
+	11, // 62: entrepot.identity.v1.IdentityService.GetMe:output_type -> entrepot.identity.v1.GetMeResponse
+	0,  // 63: entrepot.identity.v1.IdentityService.CreateUser:output_type -> entrepot.identity.v1.User
+	0,  // 64: entrepot.identity.v1.IdentityService.GetUser:output_type -> entrepot.identity.v1.User
+	15, // 65: entrepot.identity.v1.IdentityService.ListUsers:output_type -> entrepot.identity.v1.ListUsersResponse
+	56, // 66: entrepot.identity.v1.IdentityService.DeleteUser:output_type -> google.protobuf.Empty
+	0,  // 67: entrepot.identity.v1.IdentityService.SetUserRole:output_type -> entrepot.identity.v1.User
+	5,  // 68: entrepot.identity.v1.IdentityService.CreateApiKey:output_type -> entrepot.identity.v1.CreateApiKeyResponse
+	3,  // 69: entrepot.identity.v1.IdentityService.ImportApiKey:output_type -> entrepot.identity.v1.ApiKey
+	8,  // 70: entrepot.identity.v1.IdentityService.ListApiKeys:output_type -> entrepot.identity.v1.ListApiKeysResponse
+	56, // 71: entrepot.identity.v1.IdentityService.RevokeApiKey:output_type -> google.protobuf.Empty
+	18, // 72: entrepot.identity.v1.IdentityService.CreateNamespace:output_type -> entrepot.identity.v1.Namespace
+	21, // 73: entrepot.identity.v1.IdentityService.ListNamespaces:output_type -> entrepot.identity.v1.ListNamespacesResponse
+	24, // 74: entrepot.identity.v1.IdentityService.ListAuditEvents:output_type -> entrepot.identity.v1.ListAuditEventsResponse
+	26, // 75: entrepot.identity.v1.IdentityService.Authenticate:output_type -> entrepot.identity.v1.AuthenticateResponse
+	29, // 76: entrepot.identity.v1.IdentityService.CreateSession:output_type -> entrepot.identity.v1.CreateSessionResponse
+	56, // 77: entrepot.identity.v1.IdentityService.DeleteSession:output_type -> google.protobuf.Empty
+	32, // 78: entrepot.identity.v1.IdentityService.MintToken:output_type -> entrepot.identity.v1.MintTokenResponse
+	35, // 79: entrepot.identity.v1.IdentityService.GetVerificationKeys:output_type -> entrepot.identity.v1.GetVerificationKeysResponse
+	40, // 80: entrepot.identity.v1.IdentityService.GetRoleSnapshot:output_type -> entrepot.identity.v1.GetRoleSnapshotResponse
+	42, // 81: entrepot.identity.v1.IdentityService.ChangeBinding:output_type -> entrepot.identity.v1.ChangeBindingResponse
+	45, // 82: entrepot.identity.v1.IdentityService.ListBindings:output_type -> entrepot.identity.v1.ListBindingsResponse
+	50, // 83: entrepot.identity.v1.IdentityService.CountBindings:output_type -> entrepot.identity.v1.CountBindingsResponse
+	56, // 84: entrepot.identity.v1.IdentityService.DeleteResourceBindings:output_type -> google.protobuf.Empty
+	48, // 85: entrepot.identity.v1.IdentityService.GetUsers:output_type -> entrepot.identity.v1.GetUsersResponse
+	52, // 86: entrepot.identity.v1.IdentityService.ListUserBindings:output_type -> entrepot.identity.v1.ListUserBindingsResponse
+	62, // [62:87] is the sub-list for method output_type
+	37, // [37:62] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_entrepot_identity_v1_identity_proto_init() }
@@ -3065,7 +3591,7 @@ func file_entrepot_identity_v1_identity_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_entrepot_identity_v1_identity_proto_rawDesc), len(file_entrepot_identity_v1_identity_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   46,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

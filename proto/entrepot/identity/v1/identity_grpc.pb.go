@@ -29,6 +29,7 @@ const (
 	IdentityService_DeleteUser_FullMethodName             = "/entrepot.identity.v1.IdentityService/DeleteUser"
 	IdentityService_SetUserRole_FullMethodName            = "/entrepot.identity.v1.IdentityService/SetUserRole"
 	IdentityService_CreateApiKey_FullMethodName           = "/entrepot.identity.v1.IdentityService/CreateApiKey"
+	IdentityService_ImportApiKey_FullMethodName           = "/entrepot.identity.v1.IdentityService/ImportApiKey"
 	IdentityService_ListApiKeys_FullMethodName            = "/entrepot.identity.v1.IdentityService/ListApiKeys"
 	IdentityService_RevokeApiKey_FullMethodName           = "/entrepot.identity.v1.IdentityService/RevokeApiKey"
 	IdentityService_CreateNamespace_FullMethodName        = "/entrepot.identity.v1.IdentityService/CreateNamespace"
@@ -42,8 +43,10 @@ const (
 	IdentityService_GetRoleSnapshot_FullMethodName        = "/entrepot.identity.v1.IdentityService/GetRoleSnapshot"
 	IdentityService_ChangeBinding_FullMethodName          = "/entrepot.identity.v1.IdentityService/ChangeBinding"
 	IdentityService_ListBindings_FullMethodName           = "/entrepot.identity.v1.IdentityService/ListBindings"
+	IdentityService_CountBindings_FullMethodName          = "/entrepot.identity.v1.IdentityService/CountBindings"
 	IdentityService_DeleteResourceBindings_FullMethodName = "/entrepot.identity.v1.IdentityService/DeleteResourceBindings"
 	IdentityService_GetUsers_FullMethodName               = "/entrepot.identity.v1.IdentityService/GetUsers"
+	IdentityService_ListUserBindings_FullMethodName       = "/entrepot.identity.v1.IdentityService/ListUserBindings"
 )
 
 // IdentityServiceClient is the client API for IdentityService service.
@@ -66,6 +69,8 @@ type IdentityServiceClient interface {
 	SetUserRole(ctx context.Context, in *SetUserRoleRequest, opts ...grpc.CallOption) (*User, error)
 	// CreateApiKey makes a key for the caller and shows its secret, once.
 	CreateApiKey(ctx context.Context, in *CreateApiKeyRequest, opts ...grpc.CallOption) (*CreateApiKeyResponse, error)
+	// ImportApiKey takes over a key that was given out by another server. A key that is there with the same hash is left alone.
+	ImportApiKey(ctx context.Context, in *ImportApiKeyRequest, opts ...grpc.CallOption) (*ApiKey, error)
 	// ListApiKeys returns the caller's keys.
 	ListApiKeys(ctx context.Context, in *ListApiKeysRequest, opts ...grpc.CallOption) (*ListApiKeysResponse, error)
 	// RevokeApiKey ends a key within five seconds everywhere.
@@ -92,10 +97,14 @@ type IdentityServiceClient interface {
 	ChangeBinding(ctx context.Context, in *ChangeBindingRequest, opts ...grpc.CallOption) (*ChangeBindingResponse, error)
 	// ListBindings returns the roles on a resource.
 	ListBindings(ctx context.Context, in *ListBindingsRequest, opts ...grpc.CallOption) (*ListBindingsResponse, error)
+	// CountBindings returns how many users have a role on each of some resources.
+	CountBindings(ctx context.Context, in *CountBindingsRequest, opts ...grpc.CallOption) (*CountBindingsResponse, error)
 	// DeleteResourceBindings takes all roles on a resource that is gone.
 	DeleteResourceBindings(ctx context.Context, in *DeleteResourceBindingsRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 	// GetUsers returns users by id.
 	GetUsers(ctx context.Context, in *GetUsersRequest, opts ...grpc.CallOption) (*GetUsersResponse, error)
+	// ListUserBindings returns a user's roles; NotFound if there is no such user.
+	ListUserBindings(ctx context.Context, in *ListUserBindingsRequest, opts ...grpc.CallOption) (*ListUserBindingsResponse, error)
 }
 
 type identityServiceClient struct {
@@ -170,6 +179,16 @@ func (c *identityServiceClient) CreateApiKey(ctx context.Context, in *CreateApiK
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CreateApiKeyResponse)
 	err := c.cc.Invoke(ctx, IdentityService_CreateApiKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *identityServiceClient) ImportApiKey(ctx context.Context, in *ImportApiKeyRequest, opts ...grpc.CallOption) (*ApiKey, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ApiKey)
+	err := c.cc.Invoke(ctx, IdentityService_ImportApiKey_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -315,6 +334,16 @@ func (c *identityServiceClient) ListBindings(ctx context.Context, in *ListBindin
 	return out, nil
 }
 
+func (c *identityServiceClient) CountBindings(ctx context.Context, in *CountBindingsRequest, opts ...grpc.CallOption) (*CountBindingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CountBindingsResponse)
+	err := c.cc.Invoke(ctx, IdentityService_CountBindings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *identityServiceClient) DeleteResourceBindings(ctx context.Context, in *DeleteResourceBindingsRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(emptypb.Empty)
@@ -329,6 +358,16 @@ func (c *identityServiceClient) GetUsers(ctx context.Context, in *GetUsersReques
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetUsersResponse)
 	err := c.cc.Invoke(ctx, IdentityService_GetUsers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *identityServiceClient) ListUserBindings(ctx context.Context, in *ListUserBindingsRequest, opts ...grpc.CallOption) (*ListUserBindingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListUserBindingsResponse)
+	err := c.cc.Invoke(ctx, IdentityService_ListUserBindings_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -355,6 +394,8 @@ type IdentityServiceServer interface {
 	SetUserRole(context.Context, *SetUserRoleRequest) (*User, error)
 	// CreateApiKey makes a key for the caller and shows its secret, once.
 	CreateApiKey(context.Context, *CreateApiKeyRequest) (*CreateApiKeyResponse, error)
+	// ImportApiKey takes over a key that was given out by another server. A key that is there with the same hash is left alone.
+	ImportApiKey(context.Context, *ImportApiKeyRequest) (*ApiKey, error)
 	// ListApiKeys returns the caller's keys.
 	ListApiKeys(context.Context, *ListApiKeysRequest) (*ListApiKeysResponse, error)
 	// RevokeApiKey ends a key within five seconds everywhere.
@@ -381,10 +422,14 @@ type IdentityServiceServer interface {
 	ChangeBinding(context.Context, *ChangeBindingRequest) (*ChangeBindingResponse, error)
 	// ListBindings returns the roles on a resource.
 	ListBindings(context.Context, *ListBindingsRequest) (*ListBindingsResponse, error)
+	// CountBindings returns how many users have a role on each of some resources.
+	CountBindings(context.Context, *CountBindingsRequest) (*CountBindingsResponse, error)
 	// DeleteResourceBindings takes all roles on a resource that is gone.
 	DeleteResourceBindings(context.Context, *DeleteResourceBindingsRequest) (*emptypb.Empty, error)
 	// GetUsers returns users by id.
 	GetUsers(context.Context, *GetUsersRequest) (*GetUsersResponse, error)
+	// ListUserBindings returns a user's roles; NotFound if there is no such user.
+	ListUserBindings(context.Context, *ListUserBindingsRequest) (*ListUserBindingsResponse, error)
 	mustEmbedUnimplementedIdentityServiceServer()
 }
 
@@ -415,6 +460,9 @@ func (UnimplementedIdentityServiceServer) SetUserRole(context.Context, *SetUserR
 }
 func (UnimplementedIdentityServiceServer) CreateApiKey(context.Context, *CreateApiKeyRequest) (*CreateApiKeyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateApiKey not implemented")
+}
+func (UnimplementedIdentityServiceServer) ImportApiKey(context.Context, *ImportApiKeyRequest) (*ApiKey, error) {
+	return nil, status.Error(codes.Unimplemented, "method ImportApiKey not implemented")
 }
 func (UnimplementedIdentityServiceServer) ListApiKeys(context.Context, *ListApiKeysRequest) (*ListApiKeysResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListApiKeys not implemented")
@@ -455,11 +503,17 @@ func (UnimplementedIdentityServiceServer) ChangeBinding(context.Context, *Change
 func (UnimplementedIdentityServiceServer) ListBindings(context.Context, *ListBindingsRequest) (*ListBindingsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListBindings not implemented")
 }
+func (UnimplementedIdentityServiceServer) CountBindings(context.Context, *CountBindingsRequest) (*CountBindingsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CountBindings not implemented")
+}
 func (UnimplementedIdentityServiceServer) DeleteResourceBindings(context.Context, *DeleteResourceBindingsRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteResourceBindings not implemented")
 }
 func (UnimplementedIdentityServiceServer) GetUsers(context.Context, *GetUsersRequest) (*GetUsersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetUsers not implemented")
+}
+func (UnimplementedIdentityServiceServer) ListUserBindings(context.Context, *ListUserBindingsRequest) (*ListUserBindingsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListUserBindings not implemented")
 }
 func (UnimplementedIdentityServiceServer) mustEmbedUnimplementedIdentityServiceServer() {}
 func (UnimplementedIdentityServiceServer) testEmbeddedByValue()                         {}
@@ -604,6 +658,24 @@ func _IdentityService_CreateApiKey_Handler(srv interface{}, ctx context.Context,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(IdentityServiceServer).CreateApiKey(ctx, req.(*CreateApiKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _IdentityService_ImportApiKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImportApiKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IdentityServiceServer).ImportApiKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: IdentityService_ImportApiKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IdentityServiceServer).ImportApiKey(ctx, req.(*ImportApiKeyRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -835,6 +907,24 @@ func _IdentityService_ListBindings_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _IdentityService_CountBindings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CountBindingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IdentityServiceServer).CountBindings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: IdentityService_CountBindings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IdentityServiceServer).CountBindings(ctx, req.(*CountBindingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _IdentityService_DeleteResourceBindings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DeleteResourceBindingsRequest)
 	if err := dec(in); err != nil {
@@ -867,6 +957,24 @@ func _IdentityService_GetUsers_Handler(srv interface{}, ctx context.Context, dec
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(IdentityServiceServer).GetUsers(ctx, req.(*GetUsersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _IdentityService_ListUserBindings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListUserBindingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IdentityServiceServer).ListUserBindings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: IdentityService_ListUserBindings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IdentityServiceServer).ListUserBindings(ctx, req.(*ListUserBindingsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -905,6 +1013,10 @@ var IdentityService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateApiKey",
 			Handler:    _IdentityService_CreateApiKey_Handler,
+		},
+		{
+			MethodName: "ImportApiKey",
+			Handler:    _IdentityService_ImportApiKey_Handler,
 		},
 		{
 			MethodName: "ListApiKeys",
@@ -955,12 +1067,20 @@ var IdentityService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _IdentityService_ListBindings_Handler,
 		},
 		{
+			MethodName: "CountBindings",
+			Handler:    _IdentityService_CountBindings_Handler,
+		},
+		{
 			MethodName: "DeleteResourceBindings",
 			Handler:    _IdentityService_DeleteResourceBindings_Handler,
 		},
 		{
 			MethodName: "GetUsers",
 			Handler:    _IdentityService_GetUsers_Handler,
+		},
+		{
+			MethodName: "ListUserBindings",
+			Handler:    _IdentityService_ListUserBindings_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -221,8 +221,10 @@ type Job struct {
 	RepeatEverySeconds int64 `protobuf:"varint,19,opt,name=repeat_every_seconds,json=repeatEverySeconds,proto3" json:"repeat_every_seconds,omitempty"`
 	// True once someone asked to cancel it while it runs.
 	CancelRequested bool `protobuf:"varint,20,opt,name=cancel_requested,json=cancelRequested,proto3" json:"cancel_requested,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Which package versions it is about, if it was told.
+	ItemsSpec     string `protobuf:"bytes,21,opt,name=items_spec,json=itemsSpec,proto3" json:"items_spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Job) Reset() {
@@ -393,6 +395,13 @@ func (x *Job) GetCancelRequested() bool {
 		return x.CancelRequested
 	}
 	return false
+}
+
+func (x *Job) GetItemsSpec() string {
+	if x != nil {
+		return x.ItemsSpec
+	}
+	return ""
 }
 
 // JobEvent is one step in a job's life.
@@ -636,7 +645,9 @@ type ListJobsRequest struct {
 	// Oldest first; default newest first.
 	OldestFirst bool `protobuf:"varint,7,opt,name=oldest_first,json=oldestFirst,proto3" json:"oldest_first,omitempty"`
 	// For dialects that page by offset: skip this many.
-	Skip          int64 `protobuf:"varint,8,opt,name=skip,proto3" json:"skip,omitempty"`
+	Skip int64 `protobuf:"varint,8,opt,name=skip,proto3" json:"skip,omitempty"`
+	// Only these kinds, beside `kind`; none means all.
+	Kinds         []string `protobuf:"bytes,9,rep,name=kinds,proto3" json:"kinds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -727,6 +738,13 @@ func (x *ListJobsRequest) GetSkip() int64 {
 	return 0
 }
 
+func (x *ListJobsRequest) GetKinds() []string {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
+}
+
 // ListJobsResponse is one page of jobs.
 type ListJobsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -795,7 +813,9 @@ func (x *ListJobsResponse) GetTotalSize() int64 {
 type CancelJobRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID or integer number.
-	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// End the repetition that it belongs to as well.
+	EndRepetition bool `protobuf:"varint,2,opt,name=end_repetition,json=endRepetition,proto3" json:"end_repetition,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -837,11 +857,20 @@ func (x *CancelJobRequest) GetId() string {
 	return ""
 }
 
+func (x *CancelJobRequest) GetEndRepetition() bool {
+	if x != nil {
+		return x.EndRepetition
+	}
+	return false
+}
+
 // RetryJobRequest names a finished job to run again.
 type RetryJobRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID or integer number.
-	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Run also a job that has succeeded once more.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -881,6 +910,13 @@ func (x *RetryJobRequest) GetId() string {
 		return x.Id
 	}
 	return ""
+}
+
+func (x *RetryJobRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
 }
 
 // WatchJobRequest names a job to follow.
@@ -949,7 +985,7 @@ const file_entrepot_jobs_v1_jobs_proto_rawDesc = "" +
 	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12\x1f\n" +
 	"\vtotal_bytes\x18\x05 \x01(\x03R\n" +
-	"totalBytes\"\xf6\x05\n" +
+	"totalBytes\"\x95\x06\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x03R\x06number\x12\x12\n" +
@@ -974,7 +1010,9 @@ const file_entrepot_jobs_v1_jobs_proto_rawDesc = "" +
 	"finishTime\x12\x16\n" +
 	"\x06action\x18\x12 \x01(\tR\x06action\x120\n" +
 	"\x14repeat_every_seconds\x18\x13 \x01(\x03R\x12repeatEverySeconds\x12)\n" +
-	"\x10cancel_requested\x18\x14 \x01(\bR\x0fcancelRequested\"\xeb\x01\n" +
+	"\x10cancel_requested\x18\x14 \x01(\bR\x0fcancelRequested\x12\x1d\n" +
+	"\n" +
+	"items_spec\x18\x15 \x01(\tR\titemsSpec\"\xeb\x01\n" +
 	"\bJobEvent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12-\n" +
@@ -986,7 +1024,7 @@ const file_entrepot_jobs_v1_jobs_proto_rawDesc = "" +
 	"\x05level\x18\x01 \x01(\tR\x05level\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\"\x1f\n" +
 	"\rGetJobRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\x86\x02\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x9c\x02\n" +
 	"\x0fListJobsRequest\x122\n" +
 	"\x06states\x18\x01 \x03(\x0e2\x1a.entrepot.jobs.v1.JobStateR\x06states\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1a\n" +
@@ -996,16 +1034,19 @@ const file_entrepot_jobs_v1_jobs_proto_rawDesc = "" +
 	"\n" +
 	"page_token\x18\x06 \x01(\tR\tpageToken\x12!\n" +
 	"\foldest_first\x18\a \x01(\bR\voldestFirst\x12\x12\n" +
-	"\x04skip\x18\b \x01(\x03R\x04skip\"\x84\x01\n" +
+	"\x04skip\x18\b \x01(\x03R\x04skip\x12\x14\n" +
+	"\x05kinds\x18\t \x03(\tR\x05kinds\"\x84\x01\n" +
 	"\x10ListJobsResponse\x12)\n" +
 	"\x04jobs\x18\x01 \x03(\v2\x15.entrepot.jobs.v1.JobR\x04jobs\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1d\n" +
 	"\n" +
-	"total_size\x18\x03 \x01(\x03R\ttotalSize\"\"\n" +
+	"total_size\x18\x03 \x01(\x03R\ttotalSize\"I\n" +
 	"\x10CancelJobRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"!\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12%\n" +
+	"\x0eend_repetition\x18\x02 \x01(\bR\rendRepetition\"7\n" +
 	"\x0fRetryJobRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"E\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"E\n" +
 	"\x0fWatchJobRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
 	"\rlast_event_id\x18\x02 \x01(\tR\vlastEventId*\xb1\x01\n" +

@@ -14,6 +14,8 @@ import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	emptypb "google.golang.org/protobuf/types/known/emptypb"
+	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -528,6 +530,579 @@ func (x *SyncResult) GetNotModified() int64 {
 	return 0
 }
 
+// Remote says how a channel's upstream is reached, besides its URL. Secrets are never shown; that they are set is.
+type Remote struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// The upstream's URL; it is one of the channel's settings.
+	Url string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	// The user name of Basic authentication.
+	Username string `protobuf:"bytes,3,opt,name=username,proto3" json:"username,omitempty"`
+	// True if a password is set.
+	PasswordSet bool `protobuf:"varint,4,opt,name=password_set,json=passwordSet,proto3" json:"password_set,omitempty"`
+	// True if a bearer token is set.
+	BearerTokenSet bool `protobuf:"varint,5,opt,name=bearer_token_set,json=bearerTokenSet,proto3" json:"bearer_token_set,omitempty"`
+	// The name of a header that authenticates, such as X-API-Key.
+	Header string `protobuf:"bytes,6,opt,name=header,proto3" json:"header,omitempty"`
+	// True if it has a value.
+	HeaderValueSet bool `protobuf:"varint,7,opt,name=header_value_set,json=headerValueSet,proto3" json:"header_value_set,omitempty"`
+	// True if a token is sent as /t/<token>/ before the path.
+	PathTokenSet bool `protobuf:"varint,8,opt,name=path_token_set,json=pathTokenSet,proto3" json:"path_token_set,omitempty"`
+	// Certificates that are trusted besides the system's, as PEM.
+	CaBundle string `protobuf:"bytes,9,opt,name=ca_bundle,json=caBundle,proto3" json:"ca_bundle,omitempty"`
+	// The certificate that is shown to the upstream, as PEM.
+	ClientCert string `protobuf:"bytes,10,opt,name=client_cert,json=clientCert,proto3" json:"client_cert,omitempty"`
+	// True if its key is set.
+	ClientKeySet bool `protobuf:"varint,11,opt,name=client_key_set,json=clientKeySet,proto3" json:"client_key_set,omitempty"`
+	// The HTTP proxy that requests go through, without its credentials.
+	ProxyUrl string `protobuf:"bytes,12,opt,name=proxy_url,json=proxyUrl,proto3" json:"proxy_url,omitempty"`
+	// True if the proxy's URL holds credentials.
+	ProxyCredentialsSet bool `protobuf:"varint,13,opt,name=proxy_credentials_set,json=proxyCredentialsSet,proto3" json:"proxy_credentials_set,omitempty"`
+	// Bytes a second that each process takes from the upstream at most; 0 means no limit.
+	RateBytes int64 `protobuf:"varint,14,opt,name=rate_bytes,json=rateBytes,proto3" json:"rate_bytes,omitempty"`
+	// Requests a second that each process sends at most; 0 means no limit.
+	RateRequests float64 `protobuf:"fixed64,15,opt,name=rate_requests,json=rateRequests,proto3" json:"rate_requests,omitempty"`
+	// Scheme, host and port that the credentials were given for; they are sent nowhere else.
+	Origin string `protobuf:"bytes,16,opt,name=origin,proto3" json:"origin,omitempty"`
+	// When any of it was last set.
+	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Remote) Reset() {
+	*x = Remote{}
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Remote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Remote) ProtoMessage() {}
+
+func (x *Remote) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Remote.ProtoReflect.Descriptor instead.
+func (*Remote) Descriptor() ([]byte, []int) {
+	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Remote) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *Remote) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *Remote) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *Remote) GetPasswordSet() bool {
+	if x != nil {
+		return x.PasswordSet
+	}
+	return false
+}
+
+func (x *Remote) GetBearerTokenSet() bool {
+	if x != nil {
+		return x.BearerTokenSet
+	}
+	return false
+}
+
+func (x *Remote) GetHeader() string {
+	if x != nil {
+		return x.Header
+	}
+	return ""
+}
+
+func (x *Remote) GetHeaderValueSet() bool {
+	if x != nil {
+		return x.HeaderValueSet
+	}
+	return false
+}
+
+func (x *Remote) GetPathTokenSet() bool {
+	if x != nil {
+		return x.PathTokenSet
+	}
+	return false
+}
+
+func (x *Remote) GetCaBundle() string {
+	if x != nil {
+		return x.CaBundle
+	}
+	return ""
+}
+
+func (x *Remote) GetClientCert() string {
+	if x != nil {
+		return x.ClientCert
+	}
+	return ""
+}
+
+func (x *Remote) GetClientKeySet() bool {
+	if x != nil {
+		return x.ClientKeySet
+	}
+	return false
+}
+
+func (x *Remote) GetProxyUrl() string {
+	if x != nil {
+		return x.ProxyUrl
+	}
+	return ""
+}
+
+func (x *Remote) GetProxyCredentialsSet() bool {
+	if x != nil {
+		return x.ProxyCredentialsSet
+	}
+	return false
+}
+
+func (x *Remote) GetRateBytes() int64 {
+	if x != nil {
+		return x.RateBytes
+	}
+	return 0
+}
+
+func (x *Remote) GetRateRequests() float64 {
+	if x != nil {
+		return x.RateRequests
+	}
+	return 0
+}
+
+func (x *Remote) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *Remote) GetUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdateTime
+	}
+	return nil
+}
+
+// RemoteSettings are what can be set of a Remote. At most one of user name, bearer token and header is set.
+type RemoteSettings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The user name of Basic authentication.
+	Username string `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"`
+	// Its password. Secret.
+	Password string `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
+	// Sent as "Authorization: Bearer …". Secret.
+	BearerToken string `protobuf:"bytes,3,opt,name=bearer_token,json=bearerToken,proto3" json:"bearer_token,omitempty"`
+	// The name of a header that authenticates.
+	Header string `protobuf:"bytes,4,opt,name=header,proto3" json:"header,omitempty"`
+	// Its value. Secret.
+	HeaderValue string `protobuf:"bytes,5,opt,name=header_value,json=headerValue,proto3" json:"header_value,omitempty"`
+	// Sent as /t/<token>/ before the path, as conda servers have it. Secret.
+	PathToken string `protobuf:"bytes,6,opt,name=path_token,json=pathToken,proto3" json:"path_token,omitempty"`
+	// Certificates that are trusted besides the system's, as PEM; at most 256 KiB.
+	CaBundle string `protobuf:"bytes,7,opt,name=ca_bundle,json=caBundle,proto3" json:"ca_bundle,omitempty"`
+	// The certificate that is shown to the upstream, as PEM, with those between it and its authority.
+	ClientCert string `protobuf:"bytes,8,opt,name=client_cert,json=clientCert,proto3" json:"client_cert,omitempty"`
+	// Its key, as PEM. Secret.
+	ClientKey string `protobuf:"bytes,9,opt,name=client_key,json=clientKey,proto3" json:"client_key,omitempty"`
+	// An HTTP proxy, http or https, with its own credentials if it needs any: http://user:password@proxy:3128. Secret.
+	ProxyUrl string `protobuf:"bytes,10,opt,name=proxy_url,json=proxyUrl,proto3" json:"proxy_url,omitempty"`
+	// See Remote.
+	RateBytes int64 `protobuf:"varint,11,opt,name=rate_bytes,json=rateBytes,proto3" json:"rate_bytes,omitempty"`
+	// See Remote.
+	RateRequests  float64 `protobuf:"fixed64,12,opt,name=rate_requests,json=rateRequests,proto3" json:"rate_requests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoteSettings) Reset() {
+	*x = RemoteSettings{}
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoteSettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoteSettings) ProtoMessage() {}
+
+func (x *RemoteSettings) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoteSettings.ProtoReflect.Descriptor instead.
+func (*RemoteSettings) Descriptor() ([]byte, []int) {
+	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RemoteSettings) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *RemoteSettings) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+func (x *RemoteSettings) GetBearerToken() string {
+	if x != nil {
+		return x.BearerToken
+	}
+	return ""
+}
+
+func (x *RemoteSettings) GetHeader() string {
+	if x != nil {
+		return x.Header
+	}
+	return ""
+}
+
+func (x *RemoteSettings) GetHeaderValue() string {
+	if x != nil {
+		return x.HeaderValue
+	}
+	return ""
+}
+
+func (x *RemoteSettings) GetPathToken() string {
+	if x != nil {
+		return x.PathToken
+	}
+	return ""
+}
+
+func (x *RemoteSettings) GetCaBundle() string {
+	if x != nil {
+		return x.CaBundle
+	}
+	return ""
+}
+
+func (x *RemoteSettings) GetClientCert() string {
+	if x != nil {
+		return x.ClientCert
+	}
+	return ""
+}
+
+func (x *RemoteSettings) GetClientKey() string {
+	if x != nil {
+		return x.ClientKey
+	}
+	return ""
+}
+
+func (x *RemoteSettings) GetProxyUrl() string {
+	if x != nil {
+		return x.ProxyUrl
+	}
+	return ""
+}
+
+func (x *RemoteSettings) GetRateBytes() int64 {
+	if x != nil {
+		return x.RateBytes
+	}
+	return 0
+}
+
+func (x *RemoteSettings) GetRateRequests() float64 {
+	if x != nil {
+		return x.RateRequests
+	}
+	return 0
+}
+
+// GetRemoteRequest names a mirror or proxy channel.
+type GetRemoteRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel       string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRemoteRequest) Reset() {
+	*x = GetRemoteRequest{}
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRemoteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRemoteRequest) ProtoMessage() {}
+
+func (x *GetRemoteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRemoteRequest.ProtoReflect.Descriptor instead.
+func (*GetRemoteRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GetRemoteRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+// UpdateRemoteRequest sets some of how an upstream is reached.
+type UpdateRemoteRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// The new values; what is empty is cleared.
+	Settings *RemoteSettings `protobuf:"bytes,2,opt,name=settings,proto3" json:"settings,omitempty"`
+	// Which of them to set, such as `username,password`; `*` means all, and then what is not given is cleared.
+	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,3,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateRemoteRequest) Reset() {
+	*x = UpdateRemoteRequest{}
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateRemoteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateRemoteRequest) ProtoMessage() {}
+
+func (x *UpdateRemoteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateRemoteRequest.ProtoReflect.Descriptor instead.
+func (*UpdateRemoteRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *UpdateRemoteRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *UpdateRemoteRequest) GetSettings() *RemoteSettings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+func (x *UpdateRemoteRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+// PutRemoteRequest keeps the credentials that came with the URL of a channel that is about to be made.
+type PutRemoteRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID that the channel will have.
+	ChannelId string `protobuf:"bytes,1,opt,name=channel_id,json=channelId,proto3" json:"channel_id,omitempty"`
+	// Its name.
+	Channel string `protobuf:"bytes,2,opt,name=channel,proto3" json:"channel,omitempty"`
+	// Its upstream's URL, without credentials.
+	Url string `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
+	// The credentials; absent if the channel was not made after all.
+	Settings      *RemoteSettings `protobuf:"bytes,4,opt,name=settings,proto3" json:"settings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutRemoteRequest) Reset() {
+	*x = PutRemoteRequest{}
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutRemoteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutRemoteRequest) ProtoMessage() {}
+
+func (x *PutRemoteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutRemoteRequest.ProtoReflect.Descriptor instead.
+func (*PutRemoteRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PutRemoteRequest) GetChannelId() string {
+	if x != nil {
+		return x.ChannelId
+	}
+	return ""
+}
+
+func (x *PutRemoteRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *PutRemoteRequest) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *PutRemoteRequest) GetSettings() *RemoteSettings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+// StoredRemote is what the database keeps of a remote, sealed.
+type StoredRemote struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All that is set.
+	Settings *RemoteSettings `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
+	// See Remote.
+	Origin        string `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoredRemote) Reset() {
+	*x = StoredRemote{}
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoredRemote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoredRemote) ProtoMessage() {}
+
+func (x *StoredRemote) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoredRemote.ProtoReflect.Descriptor instead.
+func (*StoredRemote) Descriptor() ([]byte, []int) {
+	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *StoredRemote) GetSettings() *RemoteSettings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+func (x *StoredRemote) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
 // SyncJobArgs are the arguments of `sync.channel`.
 type SyncJobArgs struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -547,7 +1122,7 @@ type SyncJobArgs struct {
 
 func (x *SyncJobArgs) Reset() {
 	*x = SyncJobArgs{}
-	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[6]
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -559,7 +1134,7 @@ func (x *SyncJobArgs) String() string {
 func (*SyncJobArgs) ProtoMessage() {}
 
 func (x *SyncJobArgs) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[6]
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -572,7 +1147,7 @@ func (x *SyncJobArgs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncJobArgs.ProtoReflect.Descriptor instead.
 func (*SyncJobArgs) Descriptor() ([]byte, []int) {
-	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{6}
+	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SyncJobArgs) GetChannelId() string {
@@ -614,7 +1189,7 @@ var File_entrepot_sync_v1_sync_proto protoreflect.FileDescriptor
 
 const file_entrepot_sync_v1_sync_proto_rawDesc = "" +
 	"\n" +
-	"\x1bentrepot/sync/v1/sync.proto\x12\x10entrepot.sync.v1\x1a\x1bentrepot/jobs/v1/jobs.proto\x1a entrepot/options/v1/access.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfb\x01\n" +
+	"\x1bentrepot/sync/v1/sync.proto\x12\x10entrepot.sync.v1\x1a\x1bentrepot/jobs/v1/jobs.proto\x1a entrepot/options/v1/access.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfb\x01\n" +
 	"\x10StartSyncRequest\x12\x18\n" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12\x18\n" +
 	"\ainspect\x18\x02 \x01(\bR\ainspect\x125\n" +
@@ -656,17 +1231,76 @@ const file_entrepot_sync_v1_sync_proto_rawDesc = "" +
 	"\x05bytes\x18\x06 \x01(\x03R\x05bytes\x128\n" +
 	"\bfailures\x18\a \x03(\v2\x1c.entrepot.sync.v1.FailedFileR\bfailures\x12\x1a\n" +
 	"\bwarnings\x18\b \x03(\tR\bwarnings\x12!\n" +
-	"\fnot_modified\x18\t \x01(\x03R\vnotModified\"\x8e\x01\n" +
+	"\fnot_modified\x18\t \x01(\x03R\vnotModified\"\xd3\x04\n" +
+	"\x06Remote\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x10\n" +
+	"\x03url\x18\x02 \x01(\tR\x03url\x12\x1a\n" +
+	"\busername\x18\x03 \x01(\tR\busername\x12!\n" +
+	"\fpassword_set\x18\x04 \x01(\bR\vpasswordSet\x12(\n" +
+	"\x10bearer_token_set\x18\x05 \x01(\bR\x0ebearerTokenSet\x12\x16\n" +
+	"\x06header\x18\x06 \x01(\tR\x06header\x12(\n" +
+	"\x10header_value_set\x18\a \x01(\bR\x0eheaderValueSet\x12$\n" +
+	"\x0epath_token_set\x18\b \x01(\bR\fpathTokenSet\x12\x1b\n" +
+	"\tca_bundle\x18\t \x01(\tR\bcaBundle\x12\x1f\n" +
+	"\vclient_cert\x18\n" +
+	" \x01(\tR\n" +
+	"clientCert\x12$\n" +
+	"\x0eclient_key_set\x18\v \x01(\bR\fclientKeySet\x12\x1b\n" +
+	"\tproxy_url\x18\f \x01(\tR\bproxyUrl\x122\n" +
+	"\x15proxy_credentials_set\x18\r \x01(\bR\x13proxyCredentialsSet\x12\x1d\n" +
+	"\n" +
+	"rate_bytes\x18\x0e \x01(\x03R\trateBytes\x12#\n" +
+	"\rrate_requests\x18\x0f \x01(\x01R\frateRequests\x12\x16\n" +
+	"\x06origin\x18\x10 \x01(\tR\x06origin\x12;\n" +
+	"\vupdate_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"updateTime\"\x83\x03\n" +
+	"\x0eRemoteSettings\x12\x1a\n" +
+	"\busername\x18\x01 \x01(\tR\busername\x12\x1a\n" +
+	"\bpassword\x18\x02 \x01(\tR\bpassword\x12!\n" +
+	"\fbearer_token\x18\x03 \x01(\tR\vbearerToken\x12\x16\n" +
+	"\x06header\x18\x04 \x01(\tR\x06header\x12!\n" +
+	"\fheader_value\x18\x05 \x01(\tR\vheaderValue\x12\x1d\n" +
+	"\n" +
+	"path_token\x18\x06 \x01(\tR\tpathToken\x12\x1b\n" +
+	"\tca_bundle\x18\a \x01(\tR\bcaBundle\x12\x1f\n" +
+	"\vclient_cert\x18\b \x01(\tR\n" +
+	"clientCert\x12\x1d\n" +
+	"\n" +
+	"client_key\x18\t \x01(\tR\tclientKey\x12\x1b\n" +
+	"\tproxy_url\x18\n" +
+	" \x01(\tR\bproxyUrl\x12\x1d\n" +
+	"\n" +
+	"rate_bytes\x18\v \x01(\x03R\trateBytes\x12#\n" +
+	"\rrate_requests\x18\f \x01(\x01R\frateRequests\",\n" +
+	"\x10GetRemoteRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\"\xaa\x01\n" +
+	"\x13UpdateRemoteRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12<\n" +
+	"\bsettings\x18\x02 \x01(\v2 .entrepot.sync.v1.RemoteSettingsR\bsettings\x12;\n" +
+	"\vupdate_mask\x18\x03 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
+	"updateMask\"\x9b\x01\n" +
+	"\x10PutRemoteRequest\x12\x1d\n" +
+	"\n" +
+	"channel_id\x18\x01 \x01(\tR\tchannelId\x12\x18\n" +
+	"\achannel\x18\x02 \x01(\tR\achannel\x12\x10\n" +
+	"\x03url\x18\x03 \x01(\tR\x03url\x12<\n" +
+	"\bsettings\x18\x04 \x01(\v2 .entrepot.sync.v1.RemoteSettingsR\bsettings\"d\n" +
+	"\fStoredRemote\x12<\n" +
+	"\bsettings\x18\x01 \x01(\v2 .entrepot.sync.v1.RemoteSettingsR\bsettings\x12\x16\n" +
+	"\x06origin\x18\x02 \x01(\tR\x06origin\"\x8e\x01\n" +
 	"\vSyncJobArgs\x12\x1d\n" +
 	"\n" +
 	"channel_id\x18\x01 \x01(\tR\tchannelId\x12\x18\n" +
 	"\achannel\x18\x02 \x01(\tR\achannel\x12\x18\n" +
 	"\ainspect\x18\x03 \x01(\bR\ainspect\x12\x14\n" +
 	"\x05force\x18\x04 \x01(\bR\x05force\x12\x16\n" +
-	"\x06action\x18\x05 \x01(\tR\x06action2\xcb\x02\n" +
+	"\x06action\x18\x05 \x01(\tR\x06action2\xe8\x05\n" +
 	"\vSyncService\x12\x96\x01\n" +
 	"\tStartSync\x12\".entrepot.sync.v1.StartSyncRequest\x1a\x15.entrepot.jobs.v1.Job\"N\x92\x82\x19\x1b\b\x01\x12\fchannel.sync\x18\x01\"\achannel\x82\xd3\xe4\x93\x02):\x01*\"$/entrepot/v1/channels/{channel}:sync\x12\xa2\x01\n" +
-	"\rGetSyncStatus\x12&.entrepot.sync.v1.GetSyncStatusRequest\x1a\x1c.entrepot.sync.v1.SyncStatus\"K\x92\x82\x19\x1b\b\x01\x12\fchannel.read\x18\x01\"\achannel\x82\xd3\xe4\x93\x02&\x12$/entrepot/v1/channels/{channel}/syncB\xc3\x01\n" +
+	"\rGetSyncStatus\x12&.entrepot.sync.v1.GetSyncStatusRequest\x1a\x1c.entrepot.sync.v1.SyncStatus\"K\x92\x82\x19\x1b\b\x01\x12\fchannel.read\x18\x01\"\achannel\x82\xd3\xe4\x93\x02&\x12$/entrepot/v1/channels/{channel}/sync\x12\x9a\x01\n" +
+	"\tGetRemote\x12\".entrepot.sync.v1.GetRemoteRequest\x1a\x18.entrepot.sync.v1.Remote\"O\x92\x82\x19\x1d\b\x01\x12\x0echannel.update\x18\x01\"\achannel\x82\xd3\xe4\x93\x02(\x12&/entrepot/v1/channels/{channel}/remote\x12\xaa\x01\n" +
+	"\fUpdateRemote\x12%.entrepot.sync.v1.UpdateRemoteRequest\x1a\x18.entrepot.sync.v1.Remote\"Y\x92\x82\x19\x1d\b\x01\x12\x0echannel.update\x18\x01\"\achannel\x82\xd3\xe4\x93\x022:\bsettings2&/entrepot/v1/channels/{channel}/remote\x12Q\n" +
+	"\tPutRemote\x12\".entrepot.sync.v1.PutRemoteRequest\x1a\x16.google.protobuf.Empty\"\b\x92\x82\x19\x04\b\x04(\x01B\xc3\x01\n" +
 	"\x14com.entrepot.sync.v1B\tSyncProtoP\x01Z>github.com/entrepot-dev/entrepot/proto/entrepot/sync/v1;syncv1\xa2\x02\x03ESX\xaa\x02\x10Entrepot.Sync.V1\xca\x02\x10Entrepot\\Sync\\V1\xe2\x02\x1cEntrepot\\Sync\\V1\\GPBMetadata\xea\x02\x12Entrepot::Sync::V1b\x06proto3"
 
 var (
@@ -681,7 +1315,7 @@ func file_entrepot_sync_v1_sync_proto_rawDescGZIP() []byte {
 	return file_entrepot_sync_v1_sync_proto_rawDescData
 }
 
-var file_entrepot_sync_v1_sync_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_entrepot_sync_v1_sync_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_entrepot_sync_v1_sync_proto_goTypes = []any{
 	(*StartSyncRequest)(nil),      // 0: entrepot.sync.v1.StartSyncRequest
 	(*GetSyncStatusRequest)(nil),  // 1: entrepot.sync.v1.GetSyncStatusRequest
@@ -689,26 +1323,45 @@ var file_entrepot_sync_v1_sync_proto_goTypes = []any{
 	(*SyncStatus)(nil),            // 3: entrepot.sync.v1.SyncStatus
 	(*FailedFile)(nil),            // 4: entrepot.sync.v1.FailedFile
 	(*SyncResult)(nil),            // 5: entrepot.sync.v1.SyncResult
-	(*SyncJobArgs)(nil),           // 6: entrepot.sync.v1.SyncJobArgs
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
-	(*v1.Job)(nil),                // 8: entrepot.jobs.v1.Job
+	(*Remote)(nil),                // 6: entrepot.sync.v1.Remote
+	(*RemoteSettings)(nil),        // 7: entrepot.sync.v1.RemoteSettings
+	(*GetRemoteRequest)(nil),      // 8: entrepot.sync.v1.GetRemoteRequest
+	(*UpdateRemoteRequest)(nil),   // 9: entrepot.sync.v1.UpdateRemoteRequest
+	(*PutRemoteRequest)(nil),      // 10: entrepot.sync.v1.PutRemoteRequest
+	(*StoredRemote)(nil),          // 11: entrepot.sync.v1.StoredRemote
+	(*SyncJobArgs)(nil),           // 12: entrepot.sync.v1.SyncJobArgs
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil), // 14: google.protobuf.FieldMask
+	(*v1.Job)(nil),                // 15: entrepot.jobs.v1.Job
+	(*emptypb.Empty)(nil),         // 16: google.protobuf.Empty
 }
 var file_entrepot_sync_v1_sync_proto_depIdxs = []int32{
-	7, // 0: entrepot.sync.v1.StartSyncRequest.start_at:type_name -> google.protobuf.Timestamp
-	7, // 1: entrepot.sync.v1.SubdirStatus.check_time:type_name -> google.protobuf.Timestamp
-	2, // 2: entrepot.sync.v1.SyncStatus.subdirs:type_name -> entrepot.sync.v1.SubdirStatus
-	5, // 3: entrepot.sync.v1.SyncStatus.last:type_name -> entrepot.sync.v1.SyncResult
-	7, // 4: entrepot.sync.v1.SyncStatus.last_time:type_name -> google.protobuf.Timestamp
-	4, // 5: entrepot.sync.v1.SyncResult.failures:type_name -> entrepot.sync.v1.FailedFile
-	0, // 6: entrepot.sync.v1.SyncService.StartSync:input_type -> entrepot.sync.v1.StartSyncRequest
-	1, // 7: entrepot.sync.v1.SyncService.GetSyncStatus:input_type -> entrepot.sync.v1.GetSyncStatusRequest
-	8, // 8: entrepot.sync.v1.SyncService.StartSync:output_type -> entrepot.jobs.v1.Job
-	3, // 9: entrepot.sync.v1.SyncService.GetSyncStatus:output_type -> entrepot.sync.v1.SyncStatus
-	8, // [8:10] is the sub-list for method output_type
-	6, // [6:8] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	13, // 0: entrepot.sync.v1.StartSyncRequest.start_at:type_name -> google.protobuf.Timestamp
+	13, // 1: entrepot.sync.v1.SubdirStatus.check_time:type_name -> google.protobuf.Timestamp
+	2,  // 2: entrepot.sync.v1.SyncStatus.subdirs:type_name -> entrepot.sync.v1.SubdirStatus
+	5,  // 3: entrepot.sync.v1.SyncStatus.last:type_name -> entrepot.sync.v1.SyncResult
+	13, // 4: entrepot.sync.v1.SyncStatus.last_time:type_name -> google.protobuf.Timestamp
+	4,  // 5: entrepot.sync.v1.SyncResult.failures:type_name -> entrepot.sync.v1.FailedFile
+	13, // 6: entrepot.sync.v1.Remote.update_time:type_name -> google.protobuf.Timestamp
+	7,  // 7: entrepot.sync.v1.UpdateRemoteRequest.settings:type_name -> entrepot.sync.v1.RemoteSettings
+	14, // 8: entrepot.sync.v1.UpdateRemoteRequest.update_mask:type_name -> google.protobuf.FieldMask
+	7,  // 9: entrepot.sync.v1.PutRemoteRequest.settings:type_name -> entrepot.sync.v1.RemoteSettings
+	7,  // 10: entrepot.sync.v1.StoredRemote.settings:type_name -> entrepot.sync.v1.RemoteSettings
+	0,  // 11: entrepot.sync.v1.SyncService.StartSync:input_type -> entrepot.sync.v1.StartSyncRequest
+	1,  // 12: entrepot.sync.v1.SyncService.GetSyncStatus:input_type -> entrepot.sync.v1.GetSyncStatusRequest
+	8,  // 13: entrepot.sync.v1.SyncService.GetRemote:input_type -> entrepot.sync.v1.GetRemoteRequest
+	9,  // 14: entrepot.sync.v1.SyncService.UpdateRemote:input_type -> entrepot.sync.v1.UpdateRemoteRequest
+	10, // 15: entrepot.sync.v1.SyncService.PutRemote:input_type -> entrepot.sync.v1.PutRemoteRequest
+	15, // 16: entrepot.sync.v1.SyncService.StartSync:output_type -> entrepot.jobs.v1.Job
+	3,  // 17: entrepot.sync.v1.SyncService.GetSyncStatus:output_type -> entrepot.sync.v1.SyncStatus
+	6,  // 18: entrepot.sync.v1.SyncService.GetRemote:output_type -> entrepot.sync.v1.Remote
+	6,  // 19: entrepot.sync.v1.SyncService.UpdateRemote:output_type -> entrepot.sync.v1.Remote
+	16, // 20: entrepot.sync.v1.SyncService.PutRemote:output_type -> google.protobuf.Empty
+	16, // [16:21] is the sub-list for method output_type
+	11, // [11:16] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_entrepot_sync_v1_sync_proto_init() }
@@ -723,7 +1376,7 @@ func file_entrepot_sync_v1_sync_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_entrepot_sync_v1_sync_proto_rawDesc), len(file_entrepot_sync_v1_sync_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

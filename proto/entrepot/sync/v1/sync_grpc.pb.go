@@ -14,6 +14,7 @@ import (
 	grpc "google.golang.org/grpc"
 	codes "google.golang.org/grpc/codes"
 	status "google.golang.org/grpc/status"
+	emptypb "google.golang.org/protobuf/types/known/emptypb"
 )
 
 // This is a compile-time assertion to ensure that this generated file
@@ -24,6 +25,9 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	SyncService_StartSync_FullMethodName     = "/entrepot.sync.v1.SyncService/StartSync"
 	SyncService_GetSyncStatus_FullMethodName = "/entrepot.sync.v1.SyncService/GetSyncStatus"
+	SyncService_GetRemote_FullMethodName     = "/entrepot.sync.v1.SyncService/GetRemote"
+	SyncService_UpdateRemote_FullMethodName  = "/entrepot.sync.v1.SyncService/UpdateRemote"
+	SyncService_PutRemote_FullMethodName     = "/entrepot.sync.v1.SyncService/PutRemote"
 )
 
 // SyncServiceClient is the client API for SyncService service.
@@ -36,6 +40,12 @@ type SyncServiceClient interface {
 	StartSync(ctx context.Context, in *StartSyncRequest, opts ...grpc.CallOption) (*v1.Job, error)
 	// GetSyncStatus says how a mirror channel stands to its upstream.
 	GetSyncStatus(ctx context.Context, in *GetSyncStatusRequest, opts ...grpc.CallOption) (*SyncStatus, error)
+	// GetRemote says how a channel's upstream is reached; it shows no secrets.
+	GetRemote(ctx context.Context, in *GetRemoteRequest, opts ...grpc.CallOption) (*Remote, error)
+	// UpdateRemote sets how a channel's upstream is reached; it holds from the next request on.
+	UpdateRemote(ctx context.Context, in *UpdateRemoteRequest, opts ...grpc.CallOption) (*Remote, error)
+	// PutRemote keeps or drops the credentials of a channel that is about to be made.
+	PutRemote(ctx context.Context, in *PutRemoteRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 }
 
 type syncServiceClient struct {
@@ -66,6 +76,36 @@ func (c *syncServiceClient) GetSyncStatus(ctx context.Context, in *GetSyncStatus
 	return out, nil
 }
 
+func (c *syncServiceClient) GetRemote(ctx context.Context, in *GetRemoteRequest, opts ...grpc.CallOption) (*Remote, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Remote)
+	err := c.cc.Invoke(ctx, SyncService_GetRemote_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *syncServiceClient) UpdateRemote(ctx context.Context, in *UpdateRemoteRequest, opts ...grpc.CallOption) (*Remote, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Remote)
+	err := c.cc.Invoke(ctx, SyncService_UpdateRemote_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *syncServiceClient) PutRemote(ctx context.Context, in *PutRemoteRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(emptypb.Empty)
+	err := c.cc.Invoke(ctx, SyncService_PutRemote_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SyncServiceServer is the server API for SyncService service.
 // All implementations must embed UnimplementedSyncServiceServer
 // for forward compatibility.
@@ -76,6 +116,12 @@ type SyncServiceServer interface {
 	StartSync(context.Context, *StartSyncRequest) (*v1.Job, error)
 	// GetSyncStatus says how a mirror channel stands to its upstream.
 	GetSyncStatus(context.Context, *GetSyncStatusRequest) (*SyncStatus, error)
+	// GetRemote says how a channel's upstream is reached; it shows no secrets.
+	GetRemote(context.Context, *GetRemoteRequest) (*Remote, error)
+	// UpdateRemote sets how a channel's upstream is reached; it holds from the next request on.
+	UpdateRemote(context.Context, *UpdateRemoteRequest) (*Remote, error)
+	// PutRemote keeps or drops the credentials of a channel that is about to be made.
+	PutRemote(context.Context, *PutRemoteRequest) (*emptypb.Empty, error)
 	mustEmbedUnimplementedSyncServiceServer()
 }
 
@@ -91,6 +137,15 @@ func (UnimplementedSyncServiceServer) StartSync(context.Context, *StartSyncReque
 }
 func (UnimplementedSyncServiceServer) GetSyncStatus(context.Context, *GetSyncStatusRequest) (*SyncStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetSyncStatus not implemented")
+}
+func (UnimplementedSyncServiceServer) GetRemote(context.Context, *GetRemoteRequest) (*Remote, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetRemote not implemented")
+}
+func (UnimplementedSyncServiceServer) UpdateRemote(context.Context, *UpdateRemoteRequest) (*Remote, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateRemote not implemented")
+}
+func (UnimplementedSyncServiceServer) PutRemote(context.Context, *PutRemoteRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method PutRemote not implemented")
 }
 func (UnimplementedSyncServiceServer) mustEmbedUnimplementedSyncServiceServer() {}
 func (UnimplementedSyncServiceServer) testEmbeddedByValue()                     {}
@@ -149,6 +204,60 @@ func _SyncService_GetSyncStatus_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SyncService_GetRemote_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRemoteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SyncServiceServer).GetRemote(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SyncService_GetRemote_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SyncServiceServer).GetRemote(ctx, req.(*GetRemoteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SyncService_UpdateRemote_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateRemoteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SyncServiceServer).UpdateRemote(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SyncService_UpdateRemote_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SyncServiceServer).UpdateRemote(ctx, req.(*UpdateRemoteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SyncService_PutRemote_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PutRemoteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SyncServiceServer).PutRemote(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SyncService_PutRemote_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SyncServiceServer).PutRemote(ctx, req.(*PutRemoteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SyncService_ServiceDesc is the grpc.ServiceDesc for SyncService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -163,6 +272,18 @@ var SyncService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetSyncStatus",
 			Handler:    _SyncService_GetSyncStatus_Handler,
+		},
+		{
+			MethodName: "GetRemote",
+			Handler:    _SyncService_GetRemote_Handler,
+		},
+		{
+			MethodName: "UpdateRemote",
+			Handler:    _SyncService_UpdateRemote_Handler,
+		},
+		{
+			MethodName: "PutRemote",
+			Handler:    _SyncService_PutRemote_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
