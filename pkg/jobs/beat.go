@@ -6,6 +6,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/entrepot-dev/entrepot/pkg/guard"
 )
 
 // progressEvery is how often followers hear of progress: four times a second.
@@ -107,12 +109,12 @@ func (r *Runner) beat(ctx context.Context, tasks []*task) (map[taskKey]bool, err
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.LeaseTTL/3)
 	defer cancel()
 	rows, err := r.cfg.Pool.Query(ctx, `
-		UPDATE jobs.leases l SET expires_at = clock_timestamp() + $1::bigint * interval '1 microsecond',
+		UPDATE jobs.leases l SET expires_at = coalesce($8::timestamptz, clock_timestamp()) + $1::bigint * interval '1 microsecond',
 			done = b.done, total = b.total, bytes = b.bytes, message = b.message
 		FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[]) b(job, claim, done, total, bytes, message)
 		WHERE l.job = b.job AND l.claim = b.claim
 		RETURNING l.job, l.claim, coalesce((SELECT j.cancel_requested FROM jobs.jobs j WHERE j.id = l.job), false)`,
-		r.cfg.LeaseTTL.Microseconds(), ids, claims, done, total, byt, messages)
+		r.cfg.LeaseTTL.Microseconds(), ids, claims, done, total, byt, messages, r.leaseStart())
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +128,16 @@ func (r *Runner) beat(ctx context.Context, tasks []*task) (map[taskKey]bool, err
 		return nil
 	})
 	return alive, err
+}
+
+// leaseStart is from when a lease is reckoned: nil, which means now by the database's clock. The clocks of two processes
+// may be hours apart.
+func (r *Runner) leaseStart() *time.Time {
+	if guard.DatabaseTime {
+		return nil
+	}
+	now := r.cfg.Now()
+	return &now
 }
 
 // announce tells the relays how many slots we offer, for about as long as a lease.

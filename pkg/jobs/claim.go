@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/entrepot-dev/entrepot/pkg/guard"
 	"github.com/entrepot-dev/entrepot/pkg/pg"
 )
 
@@ -51,15 +52,15 @@ const (
 
 // claimSQL is the claim: one UPDATE that raises claim. Jobs with locks or a coalescing key take the longer way below,
 // which sets $5.
-const claimSQL = `
+var claimSQL = `
 WITH j AS (
 	UPDATE jobs.jobs SET state = 'running', claim = claim + 1, started_at = now(),
 		dispatched_at = NULL, parked_at = NULL, max_failures = CASE WHEN max_failures = 0 THEN $2 ELSE max_failures END
-	WHERE id = $1 AND state = 'queued' AND ($5 OR (coalesce_key IS NULL AND lock_resources = '{}'))
+	WHERE id = $1 AND ` + claimable() + ` AND ($5 OR (coalesce_key IS NULL AND lock_resources = '{}'))
 	RETURNING *
 ), l AS (
 	INSERT INTO jobs.leases (job, claim, kind, runner, expires_at, done, total, bytes, message)
-	SELECT id, claim, kind, $3, clock_timestamp() + $4::bigint * interval '1 microsecond',
+	SELECT id, claim, kind, $3, coalesce($6::timestamptz, clock_timestamp()) + $4::bigint * interval '1 microsecond',
 		progress_done, progress_total, progress_bytes, progress_message FROM j
 	ON CONFLICT (job) DO UPDATE SET claim = excluded.claim, runner = excluded.runner, taken_at = now(), expires_at = excluded.expires_at
 ), d AS (
@@ -71,8 +72,25 @@ SELECT id, seq, kind, args_type, args, priority, namespace, principal_name, prin
 	progress_done, progress_total, progress_bytes, progress_message
 FROM j`
 
-func claim(ctx context.Context, db pg.DB, job uuid.UUID, runner string, ttl time.Duration, maxFailures int) (claimedRow, claimed, error) {
-	row, err := claimOnce(ctx, db, job, runner, ttl, maxFailures, false)
+// claimable is the condition under which a job can be claimed.
+func claimable() string {
+	if !guard.Claim {
+		return "true"
+	}
+	return "state = 'queued'"
+}
+
+// claimer is who claims.
+type claimer struct {
+	runner string
+	ttl    time.Duration
+	// at is when the lease begins; nil means now, by the database's clock.
+	at          *time.Time
+	maxFailures int
+}
+
+func claim(ctx context.Context, db pg.DB, job uuid.UUID, by claimer) (claimedRow, claimed, error) {
+	row, err := claimOnce(ctx, db, job, by, false)
 	if err == nil {
 		return row, claimWon, nil
 	}
@@ -81,7 +99,7 @@ func claim(ctx context.Context, db pg.DB, job uuid.UUID, runner string, ttl time
 	}
 	var how claimed
 	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) (err error) {
-		row, how, err = claimCarefully(ctx, tx, job, runner, ttl, maxFailures)
+		row, how, err = claimCarefully(ctx, tx, job, by)
 		return err
 	})
 	if err != nil {
@@ -90,8 +108,8 @@ func claim(ctx context.Context, db pg.DB, job uuid.UUID, runner string, ttl time
 	return row, how, nil
 }
 
-func claimOnce(ctx context.Context, db pg.DB, job uuid.UUID, runner string, ttl time.Duration, maxFailures int, keyed bool) (claimedRow, error) {
-	rows, err := db.Query(ctx, claimSQL, job, maxFailures, runner, ttl.Microseconds(), keyed)
+func claimOnce(ctx context.Context, db pg.DB, job uuid.UUID, by claimer, keyed bool) (claimedRow, error) {
+	rows, err := db.Query(ctx, claimSQL, job, by.maxFailures, by.runner, by.ttl.Microseconds(), keyed, by.at)
 	if err != nil {
 		return claimedRow{}, err
 	}
@@ -100,7 +118,7 @@ func claimOnce(ctx context.Context, db pg.DB, job uuid.UUID, runner string, ttl 
 
 // claimCarefully claims a job that may have locks or a key. A request that joins a queued job share-locks its row until
 // the requester's transaction ends; claiming it earlier would lose the request, and waiting would cost a slot.
-func claimCarefully(ctx context.Context, tx pgx.Tx, job uuid.UUID, runner string, ttl time.Duration, maxFailures int) (row claimedRow, how claimed, err error) {
+func claimCarefully(ctx context.Context, tx pgx.Tx, job uuid.UUID, by claimer) (row claimedRow, how claimed, err error) {
 	var (
 		seq       int64
 		kind      string
@@ -135,6 +153,6 @@ func claimCarefully(ctx context.Context, tx pgx.Tx, job uuid.UUID, runner string
 			return row, claimParked, err
 		}
 	}
-	row, err = claimOnce(ctx, tx, job, runner, ttl, maxFailures, true)
+	row, err = claimOnce(ctx, tx, job, by, true)
 	return row, claimWon, err
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/entrepot-dev/entrepot/pkg/bus"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
@@ -28,12 +30,14 @@ type ClientConfig struct {
 	// FollowPoll is how often Follow looks at the database beside the events. Default 2 s.
 	FollowPoll time.Duration
 	Logger     *slog.Logger
+	Tracer     trace.TracerProvider
 }
 
 // Client asks for jobs and looks after them. Any process may have one; it starts no goroutine.
 type Client struct {
 	cfg    ClientConfig
 	events *events
+	tracer trace.Tracer
 }
 
 // NewClient returns a client.
@@ -44,7 +48,10 @@ func NewClient(cfg ClientConfig) *Client {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	return &Client{cfg: cfg, events: &events{bus: cfg.Bus}}
+	if cfg.Tracer == nil {
+		cfg.Tracer = otel.GetTracerProvider()
+	}
+	return &Client{cfg: cfg, events: &events{bus: cfg.Bus}, tracer: cfg.Tracer.Tracer(scope)}
 }
 
 // Cancel ends a job that waits, at once, or asks the worker of a running one to stop; its effects that have not
@@ -104,9 +111,18 @@ func ended(s State) string {
 
 // Retry brings a dead or cancelled job back with a clean slate: no failures, new attempts. Its claim goes on growing.
 func (c *Client) Retry(ctx context.Context, job uuid.UUID) (Info, error) {
+	return c.again(ctx, job, Dead, Cancelled)
+}
+
+// Rerun is Retry also for a job that has succeeded: it does its work once more.
+func (c *Client) Rerun(ctx context.Context, job uuid.UUID) (Info, error) {
+	return c.again(ctx, job, Dead, Cancelled, Succeeded)
+}
+
+func (c *Client) again(ctx context.Context, job uuid.UUID, from ...State) (Info, error) {
 	tag, err := c.cfg.Pool.Exec(ctx, `
-		UPDATE jobs.jobs SET state = 'scheduled', start_at = now(), failures = 0, cancel_requested = false, finished_at = NULL
-		WHERE id = $1 AND state IN ('dead', 'cancelled')`, job)
+		UPDATE jobs.jobs SET state = 'scheduled', start_at = now(), failures = 0, cancel_requested = false, finished_at = NULL, result = NULL
+		WHERE id = $1 AND state = ANY($2)`, job, texts(from))
 	if err != nil {
 		return Info{}, fmt.Errorf("retry job %s: %w", job, pg.Classify(err))
 	}
@@ -125,6 +141,14 @@ func (c *Client) Retry(ctx context.Context, job uuid.UUID) (Info, error) {
 		c.events.state(job, StateEvent{State: info.State})
 	}
 	return info, err
+}
+
+func texts(states []State) []string {
+	out := make([]string, len(states))
+	for i, s := range states {
+		out[i] = string(s)
+	}
+	return out
 }
 
 // Pause stops the release of a kind's jobs: what is queued stays queued, what runs ends.

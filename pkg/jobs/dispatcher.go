@@ -8,8 +8,10 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/entrepot-dev/entrepot/pkg/bus"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
@@ -37,6 +39,7 @@ type DispatcherConfig struct {
 	// Name is unique among dispatchers; default random.
 	Name   string
 	Logger *slog.Logger
+	Tracer trace.TracerProvider
 	Meter  metric.MeterProvider
 }
 
@@ -65,6 +68,9 @@ func (c *DispatcherConfig) defaults() {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
+	if c.Tracer == nil {
+		c.Tracer = otel.GetTracerProvider()
+	}
 	if c.Meter == nil {
 		c.Meter = otel.GetMeterProvider()
 	}
@@ -76,6 +82,7 @@ type Dispatcher struct {
 	cfg    DispatcherConfig
 	log    *slog.Logger
 	events *events
+	tracer trace.Tracer
 
 	wakeRelay, wakeSweep chan struct{}
 
@@ -84,6 +91,7 @@ type Dispatcher struct {
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
 	observed metric.Registration
+	room     *bus.Subscription // runners tell that they have some; nil if that failed
 }
 
 // NewDispatcher returns a dispatcher that has not started.
@@ -93,7 +101,7 @@ func NewDispatcher(cfg DispatcherConfig) (*Dispatcher, error) {
 		return nil, fault.New(fault.Internal, "a dispatcher needs a pool and a bus")
 	}
 	return &Dispatcher{
-		cfg: cfg, log: cfg.Logger.With("dispatcher", cfg.Name), events: &events{bus: cfg.Bus},
+		cfg: cfg, log: cfg.Logger.With("dispatcher", cfg.Name), events: &events{bus: cfg.Bus}, tracer: cfg.Tracer.Tracer(scope),
 		wakeRelay: make(chan struct{}, 1), wakeSweep: make(chan struct{}, 1),
 	}, nil
 }
@@ -111,6 +119,9 @@ func (d *Dispatcher) Start(ctx context.Context) error {
 		return err
 	}
 	ctx, d.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	if d.room, err = d.cfg.Bus.Subscribe(ctx, subjectRelay, func(context.Context, *nats.Msg) { poke(d.wakeRelay) }); err != nil {
+		d.log.WarnContext(ctx, "jobs: the relay hears of free slots by its poll only", "error", err)
+	}
 	d.wg.Go(func() { d.listen(ctx) })
 	d.wg.Go(func() { d.relay(ctx) })
 	d.wg.Go(func() { d.sweep(ctx) })
@@ -120,13 +131,16 @@ func (d *Dispatcher) Start(ctx context.Context) error {
 // Stop ends relay and sweeper and waits for them. It may be called twice.
 func (d *Dispatcher) Stop(context.Context) {
 	d.mu.Lock()
-	cancel, observed := d.cancel, d.observed
-	d.observed = nil
+	cancel, observed, room := d.cancel, d.observed, d.room
+	d.observed, d.room = nil, nil
 	d.mu.Unlock()
 	if cancel != nil {
 		cancel()
 	}
 	d.wg.Wait()
+	if room != nil {
+		room.Stop()
+	}
 	if observed != nil {
 		_ = observed.Unregister() // the provider may have shut down before
 	}

@@ -39,7 +39,8 @@
 //     a message id that is used again within the stream's window is swallowed as a duplicate.
 //  3. A [Runner] with a free slot fetches one message and claims the job by one UPDATE, which raises claim.
 //  4. The [Worker] works, its effects under Hold. The last ones may include the end of the job: [Job.Complete].
-//  5. The attempt is settled in the database, and only then is the message acknowledged.
+//  5. The attempt is settled in the database, and only then is the message acknowledged. Every few jobs the runner tells
+//     the relays, over core NATS, that there is room; a relay that does not hear it looks when its poll is due.
 //
 // The message is the job's id. The stream of a kind, JOBS_<KIND>, is a work queue with one durable consumer per priority
 // and holds a window only: about twice the live slots, as the runners announce them. The queue stays in PostgreSQL,
@@ -91,14 +92,16 @@
 //	message delivered again,       the claim finds nothing to do; acknowledged
 //	  five times, a day late
 //	worker dies                    the lease runs out, which burns an attempt (a job may be what kills it); runs again
+//	worker dies and comes back     the same at once, if it has an Instance: it need not wait for its own lease
 //	worker stands still            the same; what it writes when it goes on is refused by Hold
 //	worker stops                   its jobs finish within the grace or are released
 //	worker dies after its commit   settled in that transaction: done. Otherwise it runs again
 //	database away at the end       settling is tried for a LeaseTTL; then as if the worker had died
 //	NATS away                      the outbox grows; afterwards everything is published
 //	stream deleted                 the next publish or fetch makes it anew, and what was released is dispatched again
-//	server lost its files          it goes on acknowledging and delivers nothing: a job released beside a free slot makes
-//	                               the sweeper probe by publish and fetch, replace the stream, and dispatch again
+//	server lost its files          it goes on acknowledging and delivers nothing, or acknowledges no more: a job that waits
+//	                               beside a free slot makes the sweeper probe by publish and fetch, replace the stream,
+//	                               and dispatch again
 //	single message lost            after RedispatchAfter the sweeper dispatches the job again
 //	sweeper dies                   another takes the office when its lease is over; every duty may be done twice
 //	cancellation's nudge lost      the next heartbeat reads the flag

@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/entrepot-dev/entrepot/pkg/fault"
@@ -34,6 +36,10 @@ type EnqueueParams struct {
 	Locks []Lock
 	// StartAt in the future makes a scheduled job. It coalesces and locks only when it is due.
 	StartAt time.Time
+	// JoinPending lets a job with the same key take the request in also while it is scheduled, if it is due at StartAt or
+	// before: of many requests that need not be answered at once, one job every so often is left. Like a queued one, it
+	// will not start before the requester's transaction has ended.
+	JoinPending bool
 	// MaxFailures overrides the kind's.
 	MaxFailures int
 	// ScheduleID is set by the dispatcher.
@@ -140,10 +146,15 @@ func (c *Client) Enqueue(ctx context.Context, tx pg.DB, p EnqueueParams) (Enqueu
 		return EnqueueResult{}, err
 	}
 	how := c.coalesce(&p)
+	ctx, span := c.enqueueSpan(ctx, p.Kind)
+	defer span.End()
 	res, err := c.enqueue(ctx, tx, &p, how)
 	if err != nil {
-		return res, fmt.Errorf("enqueue %s: %w", p.Kind, pg.Classify(err))
+		err = pg.Classify(err)
+		span.SetStatus(codes.Error, fault.KindOf(err).String())
+		return res, fmt.Errorf("enqueue %s: %w", p.Kind, err)
 	}
+	span.SetAttributes(attribute.String("job.id", res.JobID.String()), attribute.Bool("job.joined", res.Joined))
 	return res, nil
 }
 
@@ -165,6 +176,12 @@ func (c *Client) coalesce(p *EnqueueParams) Coalesce {
 }
 
 func (c *Client) enqueue(ctx context.Context, tx pg.DB, p *EnqueueParams, how Coalesce) (EnqueueResult, error) {
+	if p.JoinPending && p.CoalesceKey != "" {
+		res, err := joinPending(ctx, tx, p)
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return res, err
+		}
+	}
 	future := time.Until(p.StartAt) > 0 // only to spare a query: the database decides
 	if how == Join && p.CoalesceKey != "" && !future {
 		var res EnqueueResult
@@ -199,6 +216,26 @@ func (c *Client) enqueue(ctx context.Context, tx pg.DB, p *EnqueueParams, how Co
 	}
 }
 
+// joinPending locks a job with the key that is queued, or scheduled for StartAt or before, against being started until tx ends.
+func joinPending(ctx context.Context, tx pg.DB, p *EnqueueParams) (EnqueueResult, error) {
+	res := EnqueueResult{Joined: true}
+	var state State
+	err := tx.QueryRow(ctx, `
+		SELECT id, seq, state FROM jobs.jobs
+		WHERE kind = $1 AND coalesce_key = $2 AND (state = 'queued' OR state = 'scheduled' AND start_at <= greatest($3, now()))
+			AND NOT cancel_requested
+		ORDER BY state LIMIT 1 FOR SHARE`, p.Kind, p.CoalesceKey, nullTime(p.StartAt)).Scan(&res.JobID, &res.Seq, &state)
+	if err != nil {
+		return EnqueueResult{}, err
+	}
+	wake := wakeRelay // it passes over a job somebody is joining, and so does the sweeper: tell them when we are done
+	if state == Scheduled {
+		wake = wakeSweep
+	}
+	_, err = tx.Exec(ctx, `SELECT pg_notify('`+channel+`', $1)`, wake)
+	return res, err
+}
+
 // joinQueued locks the queued job with the key against being claimed until tx ends, and raises its priority if this
 // request is more urgent.
 func joinQueued(ctx context.Context, tx pg.DB, p *EnqueueParams) (EnqueueResult, error) {
@@ -229,6 +266,8 @@ func joinQueued(ctx context.Context, tx pg.DB, p *EnqueueParams) (EnqueueResult,
 // EnqueueMany adds several jobs in one transaction and few round trips. The results are in the order of the requests.
 func (c *Client) EnqueueMany(ctx context.Context, tx pg.DB, many []EnqueueParams) ([]EnqueueResult, error) {
 	many = slices.Clone(many)
+	ctx, span := c.enqueueSpan(ctx, "many")
+	defer span.End()
 	results := make([]EnqueueResult, len(many))
 	var plain, keyed []int
 	for i := range many {

@@ -23,6 +23,7 @@ type slotPool struct {
 	ordinary int // free ones
 	kept     bool
 	turn     int
+	ended    int // jobs since the relay was told
 	freed    chan struct{}
 }
 
@@ -97,10 +98,25 @@ func (p *slotPool) give(s slot) {
 	}
 }
 
+// settled tells the relays, now and then, that there is room in the window. By a message and not by NOTIFY: transactions
+// that notify commit one after the other, each with its own flush.
+func (p *slotPool) settled() {
+	p.mu.Lock()
+	p.ended++
+	tell := p.ended >= max(1, p.slots/4)
+	if tell {
+		p.ended = 0
+	}
+	p.mu.Unlock()
+	if tell {
+		p.r.events.nudge(subjectRelay)
+	}
+}
+
 // loop fetches until ctx ends.
 func (p *slotPool) loop(ctx context.Context) {
 	var consumers [3]jetstream.Consumer
-	ready, trouble, eager := false, 0, 0
+	ready, trouble, eager, hungry := false, 0, 0, true
 	for {
 		s, ok := p.take(ctx)
 		if !ok {
@@ -119,7 +135,7 @@ func (p *slotPool) loop(ctx context.Context) {
 			msg, err = p.fetch(ctx, consumers, s.order)
 		}
 		if err == nil {
-			trouble, eager = 0, 0
+			trouble, eager, hungry = 0, 0, true
 			p.r.workers.Go(func() {
 				var once sync.Once
 				free := func() { once.Do(func() { p.give(s) }) }
@@ -132,6 +148,10 @@ func (p *slotPool) loop(ctx context.Context) {
 			p.turn-- // an empty look is nobody's turn; only this goroutine reads it
 		}
 		p.give(s)
+		if hungry && errors.Is(err, errNoMessage) {
+			p.r.events.nudge(subjectRelay) // the stream is empty: what waits in the outbox may come
+			hungry = false
+		}
 		pause := p.r.cfg.Poll
 		if eager > 0 {
 			pause = min(pause, eagerPause>>(2*eager))

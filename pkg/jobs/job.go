@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/entrepot-dev/entrepot/pkg/guard"
 	"github.com/entrepot-dev/entrepot/pkg/pg"
 )
 
@@ -61,7 +62,7 @@ func (j *Job[A]) Complete(ctx context.Context, tx pg.DB, result any) error {
 	if err != nil {
 		return err
 	}
-	if !ok {
+	if guard.Settle && !ok {
 		return lostClaim(j.ID, j.Claim)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -98,8 +99,10 @@ type WorkFunc[A Args] func(ctx context.Context, job *Job[A]) (any, error)
 // Work calls f.
 func (f WorkFunc[A]) Work(ctx context.Context, job *Job[A]) (any, error) { return f(ctx, job) }
 
-// Registry holds the kinds a process knows: their specs, and the workers that do them. Fill it before it is used.
+// Registry holds the kinds a process knows: their specs, and the workers that do them. A Runner takes what is in it when it
+// is made; a Client asks it with each request, also while kinds are added.
 type Registry struct {
+	mu    sync.RWMutex
 	kinds map[string]*registered
 }
 
@@ -117,6 +120,8 @@ func Register[A Args](reg *Registry, spec KindSpec, w Worker[A]) {
 	if err := checkKind(spec.Kind); err != nil {
 		panic(err)
 	}
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
 	if _, ok := reg.kinds[spec.Kind]; ok {
 		panic(fmt.Sprintf("jobs: kind %s is registered twice", spec.Kind))
 	}
@@ -139,13 +144,24 @@ func Register[A Args](reg *Registry, spec KindSpec, w Worker[A]) {
 }
 
 // Kinds returns the registered kinds in order.
-func (r *Registry) Kinds() []string { return slices.Sorted(maps.Keys(r.kinds)) }
+func (r *Registry) Kinds() []string {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return slices.Sorted(maps.Keys(r.kinds))
+}
 
 // Spec returns a kind's spec with its defaults filled in.
 func (r *Registry) Spec(kind string) (KindSpec, bool) {
-	k, ok := r.kinds[kind]
+	k, ok := r.get(kind)
 	if !ok {
 		return KindSpec{}, false
 	}
 	return k.spec, true
+}
+
+func (r *Registry) get(kind string) (*registered, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	k, ok := r.kinds[kind]
+	return k, ok
 }

@@ -79,6 +79,8 @@ type settlement struct {
 	result []byte
 	// progress is how far the attempt came, nil if only its lease knows
 	progress *Progress
+	// lockless is set for a job that holds no locks.
+	lockless bool
 }
 
 // classify turns what an attempt returned into its settlement; ok is false if there is nothing to settle because the

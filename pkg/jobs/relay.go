@@ -12,9 +12,13 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/entrepot-dev/entrepot/pkg/bus"
+	"github.com/entrepot-dev/entrepot/pkg/fault"
+	"github.com/entrepot-dev/entrepot/pkg/guard"
 	"github.com/entrepot-dev/entrepot/pkg/pg"
 )
 
@@ -27,6 +31,16 @@ type release struct {
 	Job       uuid.UUID
 	Priority  int16
 	Namespace string
+	// Traceparent and Tracestate are those of the request for the job.
+	Traceparent, Tracestate string
+}
+
+// messageID is new for each dispatch: the stream swallows one that it knows.
+func (r release) messageID() string {
+	if !guard.FreshID {
+		return r.Job.String()
+	}
+	return r.Job.String() + "/" + strconv.FormatInt(r.ID, 10)
 }
 
 // relayOnce releases what the windows of all kinds allow. Kinds do not wait for each other.
@@ -75,7 +89,7 @@ func (d *Dispatcher) relayKind(ctx context.Context, k kindStream) (int, error) {
 	if err != nil || len(batch) == 0 {
 		return 0, err
 	}
-	if err := d.publish(ctx, k, batch); err != nil {
+	if err := d.publish(ctx, k, batch); guard.Outbox && err != nil {
 		// Rows go back as they are: if their messages were stored after all, the ids are known there.
 		return 0, errors.Join(err, d.takeBack(ctx, batch))
 	}
@@ -85,11 +99,20 @@ func (d *Dispatcher) relayKind(ctx context.Context, k kindStream) (int, error) {
 	for i, r := range batch {
 		ids[i] = r.ID
 	}
-	if _, err := d.cfg.Pool.Exec(ctx, `DELETE FROM jobs.outbox WHERE id = ANY($1)`, ids); err != nil {
+	var books pgx.Batch
+	books.Queue(`BEGIN`)
+	books.Queue(lazily)
+	books.Queue(`DELETE FROM jobs.outbox WHERE id = ANY($1)`, ids)
+	books.Queue(`COMMIT`)
+	if err := d.cfg.Pool.SendBatch(ctx, &books).Close(); err != nil {
 		return len(batch), pg.Classify(err) // the sweeper hands them out again; the claim absorbs that
 	}
 	return len(batch), nil
 }
+
+// lazily lets a transaction of the relay commit without waiting for the disk. What it writes only spares work: if a crash of
+// the database takes it back, rows are published again under the same ids, or their duplicates find the jobs claimed.
+const lazily = `SET LOCAL synchronous_commit = off`
 
 // takeWindow marks the rows that may become messages now: as many as bring the kind to twice its live slots, the urgent
 // ones first, and within a priority in turn over the namespaces. The kind's row is locked meanwhile, so that several
@@ -101,7 +124,11 @@ func (d *Dispatcher) takeWindow(ctx context.Context, kind string) (batch []relea
 			cursors        []string
 			slots, running int
 			released       [3]int
+			waiting        [3]bool
 		)
+		if _, err := tx.Exec(ctx, lazily); err != nil {
+			return err
+		}
 		err := tx.QueryRow(ctx, `SELECT cursors FROM jobs.kinds WHERE kind = $1 AND NOT paused FOR UPDATE SKIP LOCKED`, kind).Scan(&cursors)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil // another relay is at it
@@ -112,15 +139,18 @@ func (d *Dispatcher) takeWindow(ctx context.Context, kind string) (batch []relea
 		err = tx.QueryRow(ctx, `
 			SELECT (SELECT coalesce(sum(slots), 0) FROM jobs.slots WHERE kind = $1 AND expires_at > now()),
 				(SELECT count(*) FROM jobs.leases WHERE kind = $1),
-				count(*) FILTER (WHERE priority = 0), count(*) FILTER (WHERE priority = 1), count(*) FILTER (WHERE priority = 2)
+				count(*) FILTER (WHERE priority = 0), count(*) FILTER (WHERE priority = 1), count(*) FILTER (WHERE priority = 2),
+				EXISTS (SELECT 1 FROM jobs.outbox WHERE kind = $1 AND priority = 0 AND released_at IS NULL),
+				EXISTS (SELECT 1 FROM jobs.outbox WHERE kind = $1 AND priority = 1 AND released_at IS NULL),
+				EXISTS (SELECT 1 FROM jobs.outbox WHERE kind = $1 AND priority = 2 AND released_at IS NULL)
 			FROM jobs.jobs WHERE kind = $1 AND state = 'queued' AND dispatched_at IS NOT NULL`, kind).
-			Scan(&slots, &running, &released[0], &released[1], &released[2])
+			Scan(&slots, &running, &released[0], &released[1], &released[2], &waiting[0], &waiting[1], &waiting[2])
 		if err != nil {
 			return err
 		}
 		for rank := range released {
 			n := room(slots, running, released, rank)
-			if n <= 0 {
+			if n <= 0 || !waiting[rank] || released[rank] > 0 && n < slots/2 { // in handfuls: each look costs as much as a job
 				continue
 			}
 			picked, err := pick(ctx, tx, kind, rank, cursors[rank], n)
@@ -178,10 +208,10 @@ WITH RECURSIVE ns AS (
 		WHERE o.kind = $1 AND o.priority = $2 AND o.released_at IS NULL AND o.namespace > ns.namespace ORDER BY o.namespace LIMIT 1)
 	FROM ns WHERE ns.namespace IS NOT NULL
 )
-SELECT p.id, p.job, p.priority, p.namespace
+SELECT p.id, p.job, p.priority, p.namespace, p.traceparent, p.tracestate
 FROM ns CROSS JOIN LATERAL (
 	SELECT l.*, row_number() OVER (ORDER BY l.id) AS turn FROM (
-		SELECT o.id, o.job, o.priority, o.namespace FROM jobs.outbox o JOIN jobs.jobs j ON j.id = o.job
+		SELECT o.id, o.job, o.priority, o.namespace, j.traceparent, j.tracestate FROM jobs.outbox o JOIN jobs.jobs j ON j.id = o.job
 		WHERE o.kind = $1 AND o.priority = $2 AND o.namespace = ns.namespace AND o.released_at IS NULL AND j.state = 'queued'
 		ORDER BY o.id LIMIT $4 FOR NO KEY UPDATE SKIP LOCKED
 	) l
@@ -219,7 +249,7 @@ func (d *Dispatcher) publish(ctx context.Context, k kindStream, batch []release)
 
 // publishAll publishes a batch in its order, which the stream keeps, and waits for all acknowledgements together. It does
 // what the client's asynchronous publisher does, but forgets the messages it gave up on.
-func (d *Dispatcher) publishAll(ctx context.Context, k kindStream, batch []release) error {
+func (d *Dispatcher) publishAll(ctx context.Context, k kindStream, batch []release) (err error) {
 	nc := d.cfg.Bus.Conn()
 	if !nc.IsConnected() {
 		return bus.Classify(nats.ErrDisconnected)
@@ -230,12 +260,24 @@ func (d *Dispatcher) publishAll(ctx context.Context, k kindStream, batch []relea
 		return bus.Classify(err)
 	}
 	defer func() { _ = acks.Unsubscribe() }()
+	var spans []trace.Span // of the jobs whose trace is kept
+	defer func() {
+		for _, span := range spans {
+			if err != nil {
+				span.SetStatus(codes.Error, fault.KindOf(err).String())
+			}
+			span.End()
+		}
+	}()
 	for _, r := range batch {
 		msg := nats.NewMsg(subject(k.kind, priorityOf(r.Priority)))
 		msg.Data, msg.Reply = []byte(r.Job.String()), inbox
 		msg.Header.Set(headerKind, k.kind)
 		// A row's id alone could be known to a stream that has outlived the database it came from.
-		msg.Header.Set(jetstream.MsgIDHeader, r.Job.String()+"/"+strconv.FormatInt(r.ID, 10))
+		msg.Header.Set(jetstream.MsgIDHeader, r.messageID())
+		if span := d.publishSpan(ctx, k.kind, r, msg); span != nil {
+			spans = append(spans, span)
+		}
 		if err := nc.PublishMsg(msg); err != nil {
 			return bus.Classify(err)
 		}
@@ -287,6 +329,9 @@ func (d *Dispatcher) takeBack(ctx context.Context, batch []release) error {
 // redispatch gives a new outbox row to every queued job of a kind whose message was published longer ago than age and
 // has not led to a claim. If the message is not lost after all, one of the two finds the job claimed.
 func redispatch(ctx context.Context, db pg.DB, kind string, age time.Duration) (int64, error) {
+	if !guard.Redispatch {
+		return 0, nil
+	}
 	tag, err := db.Exec(ctx, `
 		WITH lost AS (
 			SELECT id FROM jobs.jobs

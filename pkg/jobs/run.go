@@ -40,7 +40,7 @@ func (r *Runner) handle(p *slotPool, msg jetstream.Msg, free func()) {
 	}
 	claimCtx, cancel := context.WithTimeout(ctx, dbPatience)
 	began := time.Now()
-	row, how, err := claim(claimCtx, r.cfg.Pool, id, r.cfg.Name, r.cfg.LeaseTTL, p.spec.MaxFailures)
+	row, how, err := claim(claimCtx, r.cfg.Pool, id, claimer{r.cfg.Name, r.cfg.LeaseTTL, r.leaseStart(), p.spec.MaxFailures})
 	if err == nil && how == claimStale {
 		// Perhaps its worker vanished and this is the second delivery: no need to wait for the sweeper.
 		var state State
@@ -63,7 +63,9 @@ func (r *Runner) handle(p *slotPool, msg jetstream.Msg, free func()) {
 		free()
 		_ = msg.Ack() // if that is lost, the duplicate is as stale
 	default:
-		if r.runClaimed(p, row, msg, began) {
+		done := r.runClaimed(p, row, msg, began)
+		p.settled()
+		if done {
 			free()
 			r.ack(msg, id)
 			if p.spec.MaxAckPending > 0 {
@@ -84,7 +86,7 @@ func (r *Runner) ack(msg jetstream.Msg, id uuid.UUID) {
 
 // runClaimed works on a job that is ours; it reports whether the message has done its duty.
 func (r *Runner) runClaimed(p *slotPool, row claimedRow, msg jetstream.Msg, began time.Time) (done bool) {
-	ctx, cancel := context.WithCancelCause(withTrace(r.work, row.Traceparent, row.Tracestate))
+	ctx, cancel := context.WithCancelCause(deliveredTrace(r.work, row, msg.Headers()))
 	defer cancel(nil)
 	ctx, span := r.tracer.Start(ctx, "jobs.run "+row.Kind, trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
 		attribute.String("job.id", row.ID.String()), attribute.String("job.kind", row.Kind),
@@ -111,7 +113,7 @@ func (r *Runner) runClaimed(p *slotPool, row claimedRow, msg jetstream.Msg, bega
 		}
 	}
 
-	start := time.Now()
+	start := r.cfg.Now()
 	result, err := r.work1(ctx, p.kind, t)
 	t.tellProgress()
 	s, mine := classify(ctx, p.spec, row.Failures, row.MaxFailures, r.cfg.Rand(), result, err)
@@ -120,7 +122,7 @@ func (r *Runner) runClaimed(p *slotPool, row claimedRow, msg jetstream.Msg, bega
 		span.SetStatus(codes.Error, fault.KindOf(err).String())
 	}
 	state := State("lost")
-	defer func() { r.metrics.ended(ctx, row.Kind, state, time.Since(start)) }()
+	defer func() { r.metrics.ended(ctx, row.Kind, state, r.cfg.Now().Sub(start)) }()
 	if !mine {
 		r.log.WarnContext(ctx, "jobs: lease lost", "job", row.ID, "kind", row.Kind, "claim", row.Claim)
 		return true // another dispatch of the job is or will be under way
@@ -165,7 +167,7 @@ func (r *Runner) work1(ctx context.Context, k *registered, t *task) (result any,
 // back in time saves doing it again.
 func (r *Runner) settleTask(ctx context.Context, t *task, s settlement) (bool, error) {
 	p := t.current()
-	s.progress = &p
+	s.progress, s.lockless = &p, len(t.row.LockResources) == 0
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.LeaseTTL) // also when the runner stops
 	defer cancel()
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {

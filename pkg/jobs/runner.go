@@ -32,8 +32,12 @@ type RunnerConfig struct {
 	Kinds []string
 	// Slots overrides KindSpec.Concurrency per kind; 0 or less leaves the kind out.
 	Slots map[string]int
-	// Name is unique among runners; default host, process and a random part.
+	// Name is unique among runners; default host, process and a random part, and "@" and the instance if there is one.
 	Name string
+	// Instance names a place where at most one process lives at a time, such as a locked data directory. Whoever starts a
+	// runner with it vouches that the one before is dead, and Start takes back at once what that one held: a restarted
+	// process goes on without waiting for its leases. Empty means that nothing is known of earlier runners.
+	Instance string
 	// LeaseTTL is how long a vanished worker keeps its job. It beats three times as often; a worker that cannot reach
 	// the database for this long gives up by itself. Default 30 s.
 	LeaseTTL time.Duration
@@ -46,6 +50,9 @@ type RunnerConfig struct {
 	Logger      *slog.Logger
 	Tracer      trace.TracerProvider
 	Meter       metric.MeterProvider
+	// Now is this process's clock; nil means time.Now. Only durations are taken from it: what several processes compare
+	// goes by the database's.
+	Now func() time.Time
 	// Rand returns numbers in [0, 1) that spread backoffs.
 	Rand func() float64
 }
@@ -54,6 +61,12 @@ func (c *RunnerConfig) defaults() {
 	if c.Name == "" {
 		host, _ := os.Hostname() // only a label: the random part makes it unique
 		c.Name = fmt.Sprintf("%s/%d/%s", host, os.Getpid(), uuid.NewString()[:8])
+		if c.Instance != "" {
+			c.Name += "@" + c.Instance
+		}
+	}
+	if c.Now == nil {
+		c.Now = time.Now
 	}
 	if c.LeaseTTL <= 0 {
 		c.LeaseTTL = 30 * time.Second
@@ -130,7 +143,7 @@ func NewRunner(cfg RunnerConfig) (*Runner, error) {
 		beatNow: make(chan struct{}, 1), running: make(map[taskKey]*task), stopped: make(chan struct{}),
 	}
 	for _, kind := range kinds {
-		k, ok := cfg.Registry.kinds[kind]
+		k, ok := cfg.Registry.get(kind)
 		if !ok {
 			return nil, fault.New(fault.Invalid, "job kind %s is not known here", kind)
 		}
@@ -163,7 +176,7 @@ func (r *Runner) Start(ctx context.Context) error {
 	var fetch, beats context.Context
 	fetch, r.stopFetch = context.WithCancel(base)
 	beats, r.stopBeats = context.WithCancel(base)
-	if err := errors.Join(r.introduce(ctx), r.announceOnce(ctx)); err != nil {
+	if err := errors.Join(r.introduce(ctx), r.reclaim(ctx), r.announceOnce(ctx)); err != nil {
 		r.Stop(ctx)
 		return fmt.Errorf("announce slots: %w", pg.Classify(err))
 	}
@@ -265,7 +278,9 @@ func (r *Runner) stop(ctx context.Context) {
 	r.stopWork(ErrStopping)
 	r.stopBeats()
 	r.beats.Wait()
-	_ = r.withdraw(quick) // once more: the last beat may have crossed the first
+	again, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.CancelGrace)
+	defer cancel()
+	_ = r.withdraw(again) // the last beat may have crossed the first
 	for _, s := range r.subs {
 		s.Stop()
 	}

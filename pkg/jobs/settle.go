@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/entrepot-dev/entrepot/pkg/fault"
+	"github.com/entrepot-dev/entrepot/pkg/guard"
 	"github.com/entrepot-dev/entrepot/pkg/pg"
 )
 
@@ -18,6 +19,9 @@ import (
 // asked for. Call it before the writes, in each transaction that writes for a job, in whichever service. Several
 // transactions may hold one job at the same time; whoever would take the job away waits for them.
 func Hold(ctx context.Context, tx pg.DB, job uuid.UUID, claim int64) error {
+	if !guard.Hold {
+		return nil
+	}
 	var one int
 	err := tx.QueryRow(ctx, `
 		SELECT 1 FROM jobs.jobs
@@ -56,8 +60,7 @@ WITH j AS (
 	DELETE FROM jobs.leases WHERE job = $1 AND claim = $2 AND NOT $8
 )
 SELECT (SELECT lock_resources FROM j), EXISTS (SELECT 1 FROM j),
-	CASE WHEN $3 = 'scheduled' AND $7 > 0 THEN pg_notify('` + channel + `', '` + wakeSweep + `')::text END,
-	pg_notify('` + channel + `', '` + wakeRelay + `')::text -- there is room in the window`
+	CASE WHEN $3 = 'scheduled' AND $7 > 0 THEN pg_notify('` + channel + `', '` + wakeSweep + `')::text END`
 
 // settle ends the attempt (job, claim) and gives its locks back; ok is false if the attempt is not the current one.
 //
@@ -74,19 +77,24 @@ func settle(ctx context.Context, db pg.DB, job uuid.UUID, claim int64, s settlem
 	if p := s.progress; p != nil {
 		done, total, bytes, message = &p.Done, &p.Total, &p.Bytes, &p.Message
 	}
-	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
-		var (
-			resources []string
-			ignore    *string
-		)
-		err := tx.QueryRow(ctx, settleSQL, job, claim, string(s.state), burned, s.err, s.result, s.delay.Microseconds(), inCaller,
+	one := func(db pg.DB) (resources []string, err error) {
+		var ignore *string
+		err = db.QueryRow(ctx, settleSQL, job, claim, string(s.state), burned, s.err, s.result, s.delay.Microseconds(), inCaller,
 			done, total, bytes, message).
-			Scan(&resources, &ok, &ignore, &ignore)
-		if err != nil || !ok {
-			return err
-		}
-		return unlock(ctx, tx, job, resources)
-	})
+			Scan(&resources, &ok, &ignore)
+		return resources, err
+	}
+	if s.lockless {
+		_, err = one(db) // one statement needs no transaction of ours around it
+	} else {
+		err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+			resources, err := one(tx)
+			if err != nil || !ok {
+				return err
+			}
+			return unlock(ctx, tx, job, resources)
+		})
+	}
 	if err != nil {
 		return false, fmt.Errorf("settle job %s as %s: %w", job, s.state, pg.Classify(err))
 	}
@@ -142,6 +150,9 @@ func promoteSibling(ctx context.Context, db pg.DB, kind, key string) (uuid.UUID,
 //
 // A worker that stands still inside a transaction with a Hold keeps the row; it is skipped and met again next time.
 func expire(ctx context.Context, db pg.DB, job uuid.UUID) (State, error) {
+	if !guard.Lease {
+		return "", nil
+	}
 	var state State
 	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		var (

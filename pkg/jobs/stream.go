@@ -18,6 +18,7 @@ const (
 	subjectJobs   = "jobs."        // jobs.<kind>.<priority>, caught by the stream of the kind
 	subjectCancel = "jobs.cancel." // core NATS: jobs.cancel.<job>; no kind is called cancel, for a kind has a dot
 	subjectWake   = "jobs.wake."   // core NATS: jobs.wake.<kind>
+	subjectRelay  = "jobs.relay"   // core NATS: a window has room
 	subjectEvents = "events.job."  // events.job.<job>, caught by EVENTS
 	streamEvents  = "EVENTS"
 )

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/entrepot-dev/entrepot/pkg/guard"
 	"github.com/entrepot-dev/entrepot/pkg/pg"
 )
 
@@ -108,7 +109,7 @@ func (d *Dispatcher) promoteDue(ctx context.Context) error {
 		SELECT id FROM jobs.jobs j WHERE state = 'scheduled' AND start_at <= now()
 			AND (coalesce_key IS NULL OR NOT EXISTS (
 				SELECT 1 FROM jobs.jobs q WHERE q.kind = j.kind AND q.coalesce_key = j.coalesce_key AND q.state = 'queued'))
-		ORDER BY start_at LIMIT $1`, sweepBatch)
+		ORDER BY start_at LIMIT $1 FOR NO KEY UPDATE OF j SKIP LOCKED`, sweepBatch) // one that somebody joins waits for the next look
 	if err != nil {
 		return fmt.Errorf("find due jobs: %w", pg.Classify(err))
 	}
@@ -206,20 +207,10 @@ func (d *Dispatcher) fire(ctx context.Context, tx pgx.Tx, s Schedule) error {
 	return err
 }
 
-// suspectStreams looks for kinds where a released job waits although slots are free. If the kind's stream does not
-// deliver what is published to it, it is replaced; what was in it is dispatched again.
+// suspectStreams looks for kinds where a job waits although slots are free. If the kind's stream does not deliver what is
+// published to it, it is replaced; what was in it is dispatched again.
 func (d *Dispatcher) suspectStreams(ctx context.Context) error {
-	rows, err := d.cfg.Pool.Query(ctx, `
-		SELECT kind, max_ack_pending, ack_wait_ms FROM jobs.kinds k
-		WHERE NOT paused
-			AND EXISTS (SELECT 1 FROM jobs.jobs j WHERE j.kind = k.kind AND j.state = 'queued'
-				AND j.dispatched_at < now() - $1::bigint * interval '1 microsecond')
-			AND (SELECT coalesce(sum(slots), 0) FROM jobs.slots s WHERE s.kind = k.kind AND s.expires_at > now())
-				> (SELECT count(*) FROM jobs.leases l WHERE l.kind = k.kind)`, d.cfg.SuspectAfter.Microseconds())
-	if err != nil {
-		return fmt.Errorf("find stalled kinds: %w", pg.Classify(err))
-	}
-	kinds, err := pgx.CollectRows(rows, d.scanKind)
+	kinds, err := d.suspects(ctx)
 	if err != nil {
 		return fmt.Errorf("find stalled kinds: %w", pg.Classify(err))
 	}
@@ -234,6 +225,29 @@ func (d *Dispatcher) suspectStreams(ctx context.Context) error {
 	return nil
 }
 
+// suspects are the kinds with free slots in which nothing moves: a job was released SuspectAfter ago and is not claimed, or
+// a relay cannot release one, because a server that lost its files has stopped to acknowledge as well. A queue alone is no
+// sign of the latter, since the outbox holds what is beyond the window, for as long as the work takes: it is one if for as
+// long nothing was published (a message that is in the stream has no row in the outbox; one that a relay tries to publish
+// still has) and nothing claimed.
+func (d *Dispatcher) suspects(ctx context.Context) ([]kindStream, error) {
+	rows, err := d.cfg.Pool.Query(ctx, `
+		SELECT kind, max_ack_pending, ack_wait_ms FROM jobs.kinds k, (SELECT now() - $1::bigint * interval '1 microsecond' AS since) t
+		WHERE NOT paused
+			AND (EXISTS (SELECT 1 FROM jobs.jobs j WHERE j.kind = k.kind AND j.state = 'queued' AND j.dispatched_at < since)
+				OR EXISTS (SELECT 1 FROM jobs.outbox o WHERE o.kind = k.kind AND o.created_at < since)
+					AND NOT EXISTS (SELECT 1 FROM jobs.jobs j WHERE j.kind = k.kind AND j.state = 'queued' AND j.dispatched_at >= since
+						AND NOT EXISTS (SELECT 1 FROM jobs.outbox o WHERE o.job = j.id))
+					AND NOT EXISTS (SELECT 1 FROM jobs.leases l WHERE l.kind = k.kind AND l.taken_at >= since)
+					AND NOT EXISTS (SELECT 1 FROM jobs.jobs j WHERE j.kind = k.kind AND j.finished_at >= since AND j.started_at >= since))
+			AND (SELECT coalesce(sum(slots), 0) FROM jobs.slots s WHERE s.kind = k.kind AND s.expires_at > now())
+				> (SELECT count(*) FROM jobs.leases l WHERE l.kind = k.kind)`, d.cfg.SuspectAfter.Microseconds())
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, d.scanKind)
+}
+
 func (d *Dispatcher) examine(ctx context.Context, k kindStream) error {
 	probe, cancel := context.WithTimeout(ctx, probeWait)
 	defer cancel()
@@ -242,7 +256,7 @@ func (d *Dispatcher) examine(ctx context.Context, k kindStream) error {
 		return nil
 	}
 	age := d.cfg.RedispatchAfter
-	if sick != nil {
+	if guard.Heal && sick != nil {
 		d.log.ErrorContext(ctx, "jobs: a stream does not deliver; replacing it", "stream", k.name(), "error", sick)
 		heal, cancel := context.WithTimeout(ctx, 2*probeWait)
 		defer cancel()

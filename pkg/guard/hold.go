@@ -1,0 +1,6 @@
+//go:build !unguarded_hold && !unguarded
+
+package guard
+
+// Hold: an effect commits only under the current claim.
+const Hold = true

@@ -1,0 +1,6 @@
+//go:build unguarded_outbox && !unguarded
+
+package guard
+
+// Outbox is removed.
+const Outbox = false

@@ -1,0 +1,6 @@
+//go:build unguarded_revive && !unguarded
+
+package guard
+
+// Revive is removed.
+const Revive = false

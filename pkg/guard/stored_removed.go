@@ -1,0 +1,6 @@
+//go:build unguarded_stored && !unguarded
+
+package guard
+
+// Stored is removed.
+const Stored = false
