@@ -14,7 +14,11 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 )
 
-const flushTimeout = 5 * time.Second
+const (
+	flushTimeout = 5 * time.Second
+	// closeTimeout is short: a server that stands still must not keep a process from stopping.
+	closeTimeout = time.Second
+)
 
 // Bus is a connection with its JetStream. It is safe for concurrent use.
 type Bus struct {
@@ -43,7 +47,7 @@ func (b *Bus) JetStream() jetstream.JetStream { return b.js }
 // Close ends the connection after what was published has left.
 func (b *Bus) Close() {
 	if b.nc.IsConnected() {
-		_ = b.nc.Flush() // best effort: core NATS promises nothing
+		_ = b.nc.FlushTimeout(closeTimeout) // best effort: core NATS promises nothing
 	}
 	b.nc.Close()
 }

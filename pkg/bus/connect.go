@@ -1,8 +1,10 @@
 package bus
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	neturl "net/url"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -38,6 +40,10 @@ func Connect(url string, opts Options) (*nats.Conn, error) {
 		o = append(o, nats.RootCAs(opts.RootCAs...))
 	}
 	nc, err := nats.Connect(url, o...)
+	if bad := new(neturl.Error); errors.As(err, &bad) {
+		// It repeats the URL, which may hold a password or a token.
+		return nil, fault.New(fault.Invalid, "the NATS URL cannot be read as one: %w", bad.Err)
+	}
 	if err != nil {
 		return nil, fault.New(fault.Unavailable, "connect to NATS: %w", err)
 	}

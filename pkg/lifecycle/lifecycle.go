@@ -24,8 +24,8 @@ import (
 )
 
 const (
-	// checkTimeout is below the two seconds that probes usually wait, so that the answer names the slow part.
-	checkTimeout = 1500 * time.Millisecond
+	// checkTimeout is below the two seconds within which a part that stands still has to be named, with room for the way.
+	checkTimeout = 1200 * time.Millisecond
 	// defaultStopTimeout is what a module gets to stop if it does not say.
 	defaultStopTimeout = 10 * time.Second
 )
@@ -54,6 +54,8 @@ type Options struct {
 	Log *slog.Logger
 	// DrainDelay passes between not ready and the first Stop: the time that balancers take to notice.
 	DrainDelay time.Duration
+	// OnReady is told each time that readiness changes: once all run, and before the first one is stopped. It must not wait.
+	OnReady func(ready bool)
 }
 
 // Group runs modules. Add them, then call Run once.
@@ -107,6 +109,13 @@ func (g *Group) Add(modules ...Module) {
 // Ready reports whether all modules run and none is about to stop.
 func (g *Group) Ready() bool { return g.ready.Load() }
 
+func (g *Group) setReady(ready bool) (was bool) {
+	if was = g.ready.Swap(ready); was != ready && g.opts.OnReady != nil {
+		g.opts.OnReady(ready)
+	}
+	return was
+}
+
 // Fail reports that a module that runs has failed, which stops the group. Only the first failure counts.
 func (g *Group) Fail(module string, err error) {
 	g.fail(fmt.Errorf("%s: %w", module, err))
@@ -151,7 +160,7 @@ func (g *Group) Run(ctx context.Context) error {
 		case <-g.ended: // before it was ever ready
 		default:
 			if ctx.Err() == nil {
-				g.ready.Store(true)
+				g.setReady(true)
 			}
 		}
 	case <-ctx.Done():
@@ -161,7 +170,7 @@ func (g *Group) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case <-g.ended:
 	}
-	wasReady := g.ready.Swap(false)
+	wasReady := g.setReady(false)
 	var first error
 	select {
 	case <-g.ended:
@@ -274,7 +283,7 @@ func (g *Group) stopOne(p *part) error {
 	return nil
 }
 
-// Checks asks all modules at the same time whether they can work, each for at most 1.5 s, and returns their answers by
+// Checks asks all modules at the same time whether they can work, each for at most 1.2 s, and returns their answers by
 // name; nil is health. While the group starts or stops, the modules that do not run answer so.
 func (g *Group) Checks(ctx context.Context) map[string]error {
 	answers := make([]error, len(g.modules))

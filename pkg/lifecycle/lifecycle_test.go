@@ -244,7 +244,7 @@ func TestChecks(t *testing.T) {
 		synctest.Wait()
 		began := time.Now()
 		first := g.Checks(t.Context())
-		if d := time.Since(began); d != 1500*time.Millisecond {
+		if d := time.Since(began); d != 1200*time.Millisecond {
 			t.Errorf("the checks took %s", d)
 		}
 		if first["plain"] != nil || !errors.Is(first["sick"], sick) || !fault.Is(first["polite"], fault.Timeout) || !fault.Is(first["hung"], fault.Timeout) || len(first) != 4 {

@@ -9,7 +9,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/entrepot-dev/entrepot/services/cmd/entrepot/platform"
-	"github.com/entrepot-dev/entrepot/services/internal/sample"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -57,27 +56,5 @@ migrate Exited (0) 2 seconds ago
 		if got := unready(ps + line + "\n"); got != line {
 			t.Errorf("got %q, want %q", got, line)
 		}
-	}
-}
-
-func TestTheUpstreamCountsByAddress(t *testing.T) {
-	ch, err := sample.Build(t.TempDir(), sample.Options{Packages: 2, Tiny: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	u, err := serve(ch, "127.0.0.1", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer u.close()
-	c := newHTTP(t)
-	for _, path := range []string{"/noarch/repodata.json", "/" + ch.Files[0].Path, "/" + ch.Files[1].Path} {
-		if status := c.get(u.url + path); status != 200 {
-			t.Errorf("%s: %d", path, status)
-		}
-	}
-	host, err := u.awaitFiles(t.Context(), 2)
-	if err != nil || host != "127.0.0.1" || u.files(host) != 2 || u.allFiles() != 2 {
-		t.Errorf("%q fetched %d of %d files, %v: an index is no package", host, u.files(host), u.allFiles(), err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/entrepot-dev/entrepot/services/cmd/entrepot/demo"
 	"github.com/entrepot-dev/entrepot/services/internal/restclient"
 	"github.com/entrepot-dev/entrepot/services/internal/sample"
+	"github.com/entrepot-dev/entrepot/services/internal/scenario"
 )
 
 func main() {
@@ -39,8 +40,8 @@ type stage struct {
 	host    string // this machine as the containers see it
 	key     string
 	client  *restclient.Client
-	ours    *sample.Channel // uploaded into hosted
-	slow    *upstream       // mirrored while a worker is killed
+	ours    *sample.Channel    // uploaded into hosted
+	slow    *scenario.Upstream // mirrored while a worker is killed
 	hosted  string
 	mirror  string
 	slowJob string
@@ -119,18 +120,18 @@ func (s *stage) demo(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	up, err := serve(ch, s.host, 0)
+	up, err := scenario.Serve(ch, s.host, 0)
 	if err != nil {
 		return err
 	}
-	defer up.close()
+	defer up.Close()
 	if err := os.Setenv("ENTREPOT_API_KEY", s.key); err != nil {
 		return err
 	}
 	cmd := demo.Command(func(context.Context, demo.StartOptions) (*demo.Platform, error) {
 		return nil, errors.New("the platform is up already")
 	})
-	cmd.SetArgs([]string{"--exit", "--server", s.client.Server(), "--upstream", up.url})
+	cmd.SetArgs([]string{"--exit", "--server", s.client.Server(), "--upstream", up.URL})
 	cmd.SetOut(os.Stdout)
 	cmd.SetErr(os.Stderr)
 	if err := cmd.ExecuteContext(ctx); err != nil {
@@ -178,7 +179,7 @@ func (s *stage) restart(ctx context.Context) error {
 	if err := s.check(ctx, s.hosted, s.ours, uploads); err != nil {
 		return err
 	}
-	if err := s.check(ctx, s.mirror, s.slow.channel, packages); err != nil {
+	if err := s.check(ctx, s.mirror, s.slow.Channel, packages); err != nil {
 		return err
 	}
 	job, err := s.client.Job(ctx, s.slowJob)

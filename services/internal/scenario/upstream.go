@@ -1,4 +1,4 @@
-package main
+package scenario
 
 import (
 	"context"
@@ -12,12 +12,15 @@ import (
 	"github.com/entrepot-dev/entrepot/services/internal/sample"
 )
 
-// upstream serves a channel to the containers, as slowly as asked, and remembers who fetched how many package files.
-type upstream struct {
-	channel *sample.Channel
-	url     string
-	server  *http.Server
-	done    chan struct{}
+// Upstream serves a channel, as slowly as asked, and remembers who fetched how many package files.
+type Upstream struct {
+	// Channel is what it serves.
+	Channel *sample.Channel
+	// URL of the channel, without a slash at its end.
+	URL string
+
+	server *http.Server
+	done   chan struct{}
 
 	mu      sync.Mutex
 	delay   time.Duration
@@ -25,14 +28,14 @@ type upstream struct {
 	changed chan struct{}  // closed and replaced when fetched changes
 }
 
-// serve listens on an address of this machine that containers can reach.
-func serve(ch *sample.Channel, host string, delay time.Duration) (*upstream, error) {
+// Serve serves a channel on a free port of one of this machine's addresses, each package file after a delay.
+func Serve(ch *sample.Channel, host string, delay time.Duration) (*Upstream, error) {
 	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return nil, err
 	}
-	u := &upstream{
-		channel: ch, url: "http://" + l.Addr().String(), done: make(chan struct{}),
+	u := &Upstream{
+		Channel: ch, URL: "http://" + l.Addr().String(), done: make(chan struct{}),
 		delay: delay, fetched: map[string]int{}, changed: make(chan struct{}),
 	}
 	files := http.FileServer(http.Dir(ch.Dir))
@@ -48,13 +51,13 @@ func serve(ch *sample.Channel, host string, delay time.Duration) (*upstream, err
 	})}
 	go func() {
 		defer close(u.done)
-		_ = u.server.Serve(l) // ends with close
+		_ = u.server.Serve(l) // ends with Close
 	}()
 	return u, nil
 }
 
 // wait holds an answer back; it is false if the client has gone.
-func (u *upstream) wait(ctx context.Context) bool {
+func (u *Upstream) wait(ctx context.Context) bool {
 	u.mu.Lock()
 	d := u.delay
 	u.mu.Unlock()
@@ -66,13 +69,14 @@ func (u *upstream) wait(ctx context.Context) bool {
 	}
 }
 
-func (u *upstream) setDelay(d time.Duration) {
+// SetDelay changes how long each further request for a package file is held back.
+func (u *Upstream) SetDelay(d time.Duration) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.delay = d
 }
 
-func (u *upstream) count(host string) {
+func (u *Upstream) count(host string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.fetched[host]++
@@ -80,15 +84,15 @@ func (u *upstream) count(host string) {
 	u.changed = make(chan struct{})
 }
 
-// files is how many package files an address has fetched.
-func (u *upstream) files(host string) int {
+// Files is how many package files an address has fetched.
+func (u *Upstream) Files(host string) int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.fetched[host]
 }
 
-// allFiles is how many all have fetched.
-func (u *upstream) allFiles() (n int) {
+// AllFiles is how many all have fetched.
+func (u *Upstream) AllFiles() (n int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, m := range u.fetched {
@@ -97,8 +101,8 @@ func (u *upstream) allFiles() (n int) {
 	return n
 }
 
-// awaitFiles waits until one address has fetched n files, and returns it.
-func (u *upstream) awaitFiles(ctx context.Context, n int) (host string, err error) {
+// AwaitFiles waits until one address has fetched n files, and returns it.
+func (u *Upstream) AwaitFiles(ctx context.Context, n int) (host string, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("no worker has fetched that many files within two minutes"))
 	defer cancel()
 	for {
@@ -119,7 +123,8 @@ func (u *upstream) awaitFiles(ctx context.Context, n int) (host string, err erro
 	}
 }
 
-func (u *upstream) close() {
+// Close cuts all connections and stops serving.
+func (u *Upstream) Close() {
 	u.server.Close()
 	<-u.done
 }
