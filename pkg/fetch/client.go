@@ -71,7 +71,7 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 
 // transport builds a transport on the egress policy; tlsCfg and proxy may be nil.
 func (c *Client) transport(t Timeouts, tlsCfg *tls.Config, proxy *url.URL) *http.Transport {
-	dialer := &net.Dialer{Timeout: t.Connect, KeepAlive: 30 * time.Second, ControlContext: c.cfg.Egress.control}
+	dialer := &net.Dialer{Timeout: t.Connect, KeepAlive: 30 * time.Second, Resolver: c.cfg.Resolver, ControlContext: c.cfg.Egress.control}
 	tr := &http.Transport{
 		DialContext:            dialer.DialContext,
 		TLSClientConfig:        tlsCfg,
@@ -89,8 +89,21 @@ func (c *Client) transport(t Timeouts, tlsCfg *tls.Config, proxy *url.URL) *http
 	}
 	if proxy != nil {
 		tr.Proxy = http.ProxyURL(proxy) // nil Proxy means none: the environment is not asked
+		tr.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+			if resp.StatusCode != http.StatusOK {
+				return &proxyError{resp.StatusCode}
+			}
+			return nil
+		}
 	}
 	return tr
+}
+
+func (c *Client) resolver() *net.Resolver {
+	if c.cfg.Resolver != nil {
+		return c.cfg.Resolver
+	}
+	return net.DefaultResolver
 }
 
 func (c *Client) ownTransport(t Timeouts, tlsCfg *tls.Config, proxy *url.URL) *http.Transport {

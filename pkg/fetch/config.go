@@ -4,12 +4,12 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"time"
 
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/metric"
-	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/trace"
-	tracenoop "go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 )
@@ -33,7 +33,11 @@ type Config struct {
 	// UserAgent is sent with every request; name a contact in it. Default "entrepot".
 	UserAgent string
 
-	// Clock, Rand ([0,1), for jitter), Log and the providers are injected; nil means real time, math/rand and silence.
+	// Resolver looks names up; nil means the system's. The addresses it gives are not trusted: each is checked when dialled.
+	Resolver *net.Resolver
+
+	// Clock, Rand ([0,1), for jitter), Log and the providers are injected; nil means real time, math/rand, silence, and
+	// the providers of the process, which are silent too until somebody sets them.
 	Clock          Clock
 	Rand           func() float64
 	Log            *slog.Logger
@@ -164,10 +168,10 @@ func (c Config) withDefaults() Config {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	if c.TracerProvider == nil {
-		c.TracerProvider = tracenoop.NewTracerProvider()
+		c.TracerProvider = otel.GetTracerProvider()
 	}
 	if c.MeterProvider == nil {
-		c.MeterProvider = metricnoop.NewMeterProvider()
+		c.MeterProvider = otel.GetMeterProvider()
 	}
 	return c
 }

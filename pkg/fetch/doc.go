@@ -32,8 +32,8 @@
 //	403                                                     asked once more (busy mirrors say it), then fault.Upstream
 //	429, 503 with Retry-After                               brake: every request to that host waits; too long a wait fails at once with RetryAfter
 //	408, 425, 429, 5xx; refused, reset, cut, timed out      backoff with full jitter, up to Retry.Attempts
-//	many failures of one host in a row                      brake on that host, doubling to a minute; one success lifts it
-//	other status, bad redirect, TLS certificate, encoding   fault.Upstream at once
+//	many failures of one host in a row                      brake on that host, doubling to a minute; one success, or Lift, lifts it
+//	other status, bad redirect, TLS certificate, encoding   fault.Upstream at once; the brake does not count it
 //	address or port not allowed                             fault.Denied, reason EGRESS_DENIED
 //	the caller's context ends                               at once, with the context's error
 //

@@ -239,8 +239,7 @@ func (d *download) attempt(ctx context.Context, op *operation) error {
 	resp, err := d.r.once(ctx, get, d.u)
 	if err != nil {
 		if resume && rangeRefused(err) {
-			d.whole = true // start again from zero
-			return fail(d.u, reasonOf(err), backoff, "upstream refused to continue at byte %d", d.off)
+			return d.anew(ctx, op, fail(d.u, reasonOf(err), backoff, "upstream refused to continue at byte %d", d.off))
 		}
 		return err
 	}
@@ -253,8 +252,8 @@ func (d *download) attempt(ctx context.Context, op *operation) error {
 	}
 	if resp.Status == http.StatusPartialContent {
 		if !d.continues(resp) {
-			d.whole = true
-			return fail(d.u, ReasonProtocol, backoff, "the file changed between two parts")
+			_ = resp.Body.Close()
+			return d.anew(ctx, op, fail(d.u, ReasonProtocol, backoff, "the file changed between two parts"))
 		}
 		d.res.Resumes++
 	} else if resume {
@@ -264,6 +263,14 @@ func (d *download) attempt(ctx context.Context, op *operation) error {
 		}
 	}
 	return d.copy(resp)
+}
+
+// anew starts again from zero, at once: the server is well, it only cannot continue. Ranges are not tried again, so this
+// happens once.
+func (d *download) anew(ctx context.Context, op *operation, why error) error {
+	op.retry(why)
+	d.whole = true
+	return d.attempt(ctx, op)
 }
 
 // rangeRefused: 416, or an answer to the range that makes no sense.

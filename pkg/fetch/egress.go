@@ -3,7 +3,6 @@ package fetch
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -156,11 +155,12 @@ func (p Policy) control(_ context.Context, network, address string, _ syscall.Ra
 }
 
 // badPorts are services that a request line could be smuggled to: the list that browsers agreed on (WHATWG Fetch,
-// "bad port"), below 1024 and above.
+// "bad port"), below 1024 and above, less tcpmux and discard (1, 9): these speak nothing, and people write them to mean an
+// address where nobody answers.
 var badPorts = func() map[uint16]bool {
 	m := map[uint16]bool{}
 	for _, p := range []uint16{
-		0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109, 110, 111, 113, 115,
+		0, 7, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109, 110, 111, 113, 115,
 		117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531, 532, 540, 548, 554, 556, 563, 587, 601,
 		636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
 	} {
@@ -171,11 +171,25 @@ var badPorts = func() map[uint16]bool {
 
 // checkURL is what can be said about a target without resolving it.
 func (p Policy) checkURL(u *url.URL) error {
+	if err := checkForm(u); err != nil {
+		return err
+	}
+	if addr, err := netip.ParseAddr(u.Hostname()); err == nil {
+		return p.Check(addr)
+	}
+	return nil
+}
+
+func checkForm(u *url.URL) error {
 	if u.Scheme != "http" && u.Scheme != "https" {
 		return &EgressError{Why: fmt.Sprintf("scheme %.20q is not http or https", u.Scheme)}
 	}
 	if u.Opaque != "" || u.Hostname() == "" {
 		return &EgressError{Why: "the URL has no host"}
+	}
+	// A name in another script may look like a known one, and which ASCII name it stands for depends on who converts it.
+	if strings.ContainsFunc(u.Host, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
+		return &EgressError{Why: "the host must be written in ASCII (xn--…)"}
 	}
 	if port := u.Port(); port != "" {
 		n, err := strconv.ParseUint(port, 10, 16)
@@ -183,10 +197,18 @@ func (p Policy) checkURL(u *url.URL) error {
 			return &EgressError{Why: "port " + strconv.Quote(port) + " is not allowed"}
 		}
 	}
-	if addr, err := netip.ParseAddr(u.Hostname()); err == nil {
-		return p.Check(addr)
-	}
 	return nil
+}
+
+// CheckURL says whether a URL that somebody configures can be one to ask at all: http or https, a host that is written in
+// ASCII, a port that no other protocol listens on. The address it leads to is checked at each dial.
+func CheckURL(raw string) error {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return &EgressError{Why: "the URL cannot be parsed"}
+	}
+	u.Scheme = strings.ToLower(u.Scheme)
+	return checkForm(u)
 }
 
 // checkProxied does what it can for a target that the proxy will resolve, out of our sight: names that are numbers in
@@ -208,7 +230,7 @@ func (r *Remote) checkProxied(ctx context.Context, hostname string) error {
 	if fresh {
 		return nil
 	}
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", hostname)
+	addrs, err := r.c.resolver().LookupNetIP(ctx, "ip", hostname)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

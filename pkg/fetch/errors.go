@@ -131,12 +131,19 @@ func transportError(ctx context.Context, u *url.URL, err error) error {
 		unauth x509.UnknownAuthorityError
 		record tls.RecordHeaderError
 		alert  tls.AlertError
+		proxy  *proxyError
 	)
 	switch {
 	case errors.As(err, &egress):
 		return failWith(u, ReasonEgress, &detail{text: egress.Error(), err: egress})
 	case ctx.Err() != nil:
 		return ended(ctx, u)
+	case errors.As(err, &proxy):
+		d := &detail{text: proxy.Error(), status: proxy.status, err: err}
+		if proxy.status >= 500 {
+			d.class = backoff // it cannot reach the upstream just now
+		}
+		return failWith(u, ReasonStatus, d)
 	case errors.As(err, &cert), errors.As(err, &unauth):
 		return failWith(u, ReasonRefused, &detail{text: "the upstream's certificate cannot be trusted: " + clean(err), err: err})
 	case errors.As(err, &record), errors.As(err, &alert):
@@ -155,6 +162,13 @@ func transportError(ctx context.Context, u *url.URL, err error) error {
 		return failWith(u, ReasonRefused, &detail{text: "connection closed before an answer", class: backoff, err: err})
 	}
 	return failWith(u, ReasonRefused, &detail{text: "request failed: " + clean(err), class: backoff, err: err})
+}
+
+// proxyError is a proxy's refusal to open a tunnel.
+type proxyError struct{ status int }
+
+func (e *proxyError) Error() string {
+	return fmt.Sprintf("the proxy answered %d %s", e.status, http.StatusText(e.status))
 }
 
 // clean keeps a foreign error's text from flooding or faking a line.

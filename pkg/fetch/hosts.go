@@ -141,12 +141,40 @@ func (h *host) observe(now time.Time, cfg *Config, err error) {
 		if until := now.Add(min(d.after, longestBrake)); until.After(h.until) {
 			h.until, h.broken = until, false
 		}
+	case d.class == never:
+		return // a certificate, a proxy's login, an unknown name: a person mends that, and then it is well at once
 	case !h.until.After(now): // failures of requests that were under way when the brake came down count once
 		h.failures++
 		if over := h.failures - cfg.Retry.BreakAfter; over >= 0 {
 			h.until, h.broken = now.Add(doubled(time.Second, time.Minute, over)), true
 		}
 	}
+}
+
+// Lift ends the brake that failures have put on the host of a URL: for whoever has changed the way to it, so that what
+// failed before tells nothing. A wait that the host has asked for stays.
+func (c *Client) Lift(raw string) {
+	key := Origin(raw)
+	c.hosts.mu.Lock()
+	h := c.hosts.m[key]
+	c.hosts.mu.Unlock()
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.failures = 0; h.broken {
+		h.until, h.broken = time.Time{}, false
+	}
+}
+
+// Origin returns what credentials are bound to: a URL's scheme, lower-case host and port; empty if it has none.
+func Origin(raw string) string {
+	u, err := parseURL("url", raw)
+	if err != nil {
+		return ""
+	}
+	return origin(u)
 }
 
 // origin is scheme, lower-case host and port: the unit of trust and of politeness.

@@ -103,6 +103,13 @@ var ownedHeaders = []string{
 	"Accept-Encoding", "Range", "If-Range", "If-None-Match", "If-Modified-Since", "If-Match", "If-Unmodified-Since",
 }
 
+// SettableHeader reports whether a header may authenticate at a remote: it is one that neither the client itself nor a
+// proxy lives by.
+func SettableHeader(name string) bool {
+	name = http.CanonicalHeaderKey(name)
+	return !slices.Contains(ownedHeaders, name) && name != "User-Agent" && name != "Proxy-Authorization"
+}
+
 // Remote checks cfg and returns the remote, or an Invalid error that names the field. Close it when it is no longer used.
 func (c *Client) Remote(cfg RemoteConfig) (*Remote, error) {
 	base, err := parseURL("url", cfg.BaseURL)
@@ -202,7 +209,7 @@ func (r *Remote) setCredentials(c Credentials) error {
 	if c.Header != "" {
 		kinds++
 		key := http.CanonicalHeaderKey(c.Header)
-		if !httpguts.ValidHeaderFieldName(key) || slices.Contains(ownedHeaders, key) {
+		if !httpguts.ValidHeaderFieldName(key) || !SettableHeader(key) {
 			return fault.Field("credentials", "header %.40q cannot be set", key)
 		}
 		r.auth.Set(key, c.HeaderValue)

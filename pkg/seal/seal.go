@@ -97,17 +97,18 @@ func (k *Key) Derive(purpose string) []byte {
 // LoadOrCreate reads the master key of a file, 64 hexadecimal digits, and makes the file with mode 0600 if it is not
 // there. Two processes that do so at once get the same key. A file that others may read is refused.
 func LoadOrCreate(path string) (*Key, error) {
-	k, err := load(path)
+	k, err := Load(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return k, err
 	}
 	if err := create(path); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("make the master key file %s: %w", path, err)
 	}
-	return load(path)
+	return Load(path)
 }
 
-func load(path string) (*Key, error) {
+// Load reads the master key of a file like LoadOrCreate, but makes none: a file that is not there is fs.ErrNotExist.
+func Load(path string) (*Key, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("master key: %w", err)

@@ -5,27 +5,18 @@ import (
 	"errors"
 	"io"
 	gosync "sync"
-	"time"
 
 	"github.com/entrepot-dev/entrepot/pkg/blob"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 )
 
-const (
-	// batchFiles and batchBytes end a batch: one point of durability for many small files.
-	batchFiles = 256
-	batchBytes = 64 << 20
-	// batchAge ends a batch that fills slowly.
-	batchAge = 200 * time.Millisecond
-	// quick is how fast a file comes that waits for the batch to fill: to have it again after a crash costs as little.
-	quick = 20 * time.Millisecond
-)
-
-// batcher collects small files from many goroutines into batches of blobs; note is told of the files that are durable.
+// batcher collects small files from many goroutines into batches of blobs, one point of durability for each batch; note
+// is told of the files that are durable.
 //
-// What a crash loses are the files that are not noted yet, and each of them is asked for again. So a file that was slow
-// to come makes its batch end at once, and its goroutine waits for that, at most as long as the file took: with slow
-// files hardly more are lost than are under way, and with quick ones, which come by the thousand a second, nobody waits.
+// What a crash loses are the files that are not noted yet, and each of them is asked for again. So a goroutine goes on
+// only when its own file is noted: no more can be lost than there are goroutines. One of those that wait ends the batch,
+// and while it does, the files of the others fill the next one. So it costs little: a batch is as large as the disk is
+// slow.
 type batcher struct {
 	store   blob.Store
 	batches blob.Batcher // nil: the store makes each blob durable by itself
@@ -38,17 +29,11 @@ type batcher struct {
 
 // openBatch is a batch. Its fields are guarded by the batcher's lock until it is taken; then they are the taker's.
 type openBatch struct {
-	batch  blob.Batch
-	born   time.Time
-	users  gosync.WaitGroup // puts under way
-	files  []stored
-	bytes  int64
-	urgent bool
-	ended  chan struct{}
-}
-
-func (o *openBatch) due() bool {
-	return o.urgent || len(o.files) >= batchFiles || o.bytes >= batchBytes || time.Since(o.born) >= batchAge
+	batch blob.Batch
+	users gosync.WaitGroup // puts under way
+	files []stored
+	ended chan struct{}
+	err   error // set before ended is closed
 }
 
 func newBatcher(store blob.Store, note func([]stored) error) *batcher {
@@ -57,9 +42,8 @@ func newBatcher(store blob.Store, note func([]stored) error) *batcher {
 	return b
 }
 
-// put stores one file that took so long to come; it is durable, and noted, once its batch is. f.Digest and f.Size are
-// filled in.
-func (b *batcher) put(ctx context.Context, f stored, took time.Duration, r io.Reader, o blob.PutOptions) error {
+// put stores one file; it is durable, and noted, when put returns. f.Digest and f.Size are filled in.
+func (b *batcher) put(ctx context.Context, f stored, r io.Reader, o blob.PutOptions) error {
 	if b.batches == nil {
 		info, err := b.store.Put(ctx, r, o)
 		if err != nil {
@@ -80,21 +64,32 @@ func (b *batcher) put(ctx context.Context, f stored, took time.Duration, r io.Re
 	f.Digest, f.Size = info.Digest, info.Size
 	b.mu.Lock()
 	ob.files = append(ob.files, f)
-	ob.bytes += f.Size
-	ob.urgent = ob.urgent || took >= quick
 	b.mu.Unlock()
 	ob.users.Done()
-	if err := b.commitDue(ctx); err != nil || took < quick {
-		return err
+	return b.settle(ctx, ob)
+}
+
+// settle waits until a batch has ended. If nobody ends batches, this goroutine does, until there is none.
+func (b *batcher) settle(ctx context.Context, own *openBatch) error {
+	b.mu.Lock()
+	if !b.committing {
+		b.committing = true
+		for b.cur != nil {
+			next := b.cur
+			b.cur = nil
+			b.mu.Unlock()
+			b.commit(ctx, next)
+			b.mu.Lock()
+		}
+		b.committing = false
 	}
-	patience := time.NewTimer(took)
-	defer patience.Stop()
+	b.mu.Unlock()
 	select {
-	case <-ob.ended: // also if it failed: whoever committed it says so
-	case <-patience.C:
+	case <-own.ended:
+		return own.err
 	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
-	return nil
 }
 
 // classify tells the file's own fault from the storage's.
@@ -114,68 +109,34 @@ func (b *batcher) join() (*openBatch, error) {
 		if err != nil {
 			return nil, err
 		}
-		b.cur = &openBatch{batch: batch, born: time.Now(), ended: make(chan struct{})}
+		b.cur = &openBatch{batch: batch, ended: make(chan struct{})}
 	}
 	b.cur.users.Add(1)
 	return b.cur, nil
 }
 
-// commitDue ends batches for as long as one is due, unless another goroutine is at it, which then sees this one's too.
-func (b *batcher) commitDue(ctx context.Context) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.committing {
-		return nil
-	}
-	b.committing = true
-	defer func() { b.committing = false }()
-	for b.cur != nil && b.cur.due() {
-		ob := b.cur
-		b.cur = nil
-		b.mu.Unlock()
-		err := b.commit(ctx, ob)
-		b.mu.Lock()
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// commit ends a batch that was taken.
-func (b *batcher) commit(ctx context.Context, ob *openBatch) error {
+// commit ends a batch that was taken, and tells those that wait for it.
+func (b *batcher) commit(ctx context.Context, ob *openBatch) {
 	defer close(ob.ended)
 	defer ob.batch.Abort()
 	ob.users.Wait()
-	if len(ob.files) == 0 {
-		return nil
+	if len(ob.files) == 0 { // none of them could be put
+		return
 	}
 	if err := ob.batch.Commit(ctx); err != nil {
-		return &storeError{err}
+		ob.err = &storeError{err}
+		return
 	}
-	return b.note(ob.files)
+	ob.err = b.note(ob.files)
 }
 
-// take makes the caller the one who ends what is left. It is called after the last put has returned.
-func (b *batcher) take() *openBatch {
+// abort drops a batch that nobody waits for: its puts have failed.
+func (b *batcher) abort() {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	ob := b.cur
 	b.cur = nil
-	return ob
-}
-
-// flush commits what is left, after the last put has returned.
-func (b *batcher) flush(ctx context.Context) error {
-	if ob := b.take(); ob != nil {
-		return b.commit(ctx, ob)
-	}
-	return nil
-}
-
-// abort drops what was not committed, after the last put has returned.
-func (b *batcher) abort() {
-	if ob := b.take(); ob != nil {
+	b.mu.Unlock()
+	if ob != nil {
 		ob.batch.Abort()
 		close(ob.ended)
 	}

@@ -12,7 +12,6 @@ import (
 	"strings"
 	gosync "sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
@@ -29,7 +28,7 @@ const inMemory = 1 << 20
 
 // downloader fetches the files of one run.
 type downloader struct {
-	remote   *fetch.Remote
+	remote   fetcher
 	blobs    blob.Store
 	store    store
 	job      uuid.UUID
@@ -94,10 +93,7 @@ func (d *downloader) run(ctx context.Context, next func() (*channelsv1.PlanEntry
 			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	return b.flush(ctx)
+	return g.Wait()
 }
 
 // one fetches a file, a second time if its bytes were wrong, for a cache on the way may have been stale.
@@ -242,9 +238,7 @@ func (d *downloader) looksInside(e *channelsv1.PlanEntry) bool {
 
 // small keeps a file in memory until its batch has it. The batch hashes it, so the fetch client need not.
 func (d *downloader) small(ctx context.Context, b *batcher, e *channelsv1.PlanEntry, req fetch.DownloadRequest, put blob.PutOptions) (n int64, err error) {
-	began := time.Now()
 	_, err = d.remote.DownloadTo(ctx, req, func(r io.Reader) error {
-		took := time.Since(began)
 		data := r.(*bytes.Reader)
 		n = data.Size()
 		if d.looksInside(e) {
@@ -255,7 +249,7 @@ func (d *downloader) small(ctx context.Context, b *batcher, e *channelsv1.PlanEn
 				return err
 			}
 		}
-		return b.put(ctx, stored{Path: e.GetPath(), Want: wantOf(e)}, took, data, put)
+		return b.put(ctx, stored{Path: e.GetPath(), Want: wantOf(e)}, data, put)
 	})
 	return n, err
 }

@@ -267,64 +267,76 @@ func TestPackagesAreLookedInto(t *testing.T) {
 	}
 }
 
-func TestBatchesFillWhileOneIsCommitted(t *testing.T) {
+func TestAPutReturnsWhenItsFileIsNoted(t *testing.T) {
 	b := setup(t)
 	var mu gosync.Mutex
 	var sizes []int
-	hold := make(chan struct{})
-	first := true
+	noted := map[string]bool{}
+	committing, hold := make(chan struct{}), make(chan struct{})
 	bt := newBatcher(b.blobs, func(files []stored) error {
 		mu.Lock()
 		sizes = append(sizes, len(files))
-		wait := first
-		first = false
+		first := len(sizes) == 1
 		mu.Unlock()
-		if wait {
+		if first {
+			close(committing)
 			<-hold
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for _, f := range files {
+			noted[f.Path] = true
 		}
 		return nil
 	})
 	if bt.batches == nil {
 		t.Fatal("the store has no batches")
 	}
-	put := func(i int, took time.Duration) error {
-		return bt.put(t.Context(), stored{Path: fmt.Sprint(i)}, took, bytes.NewReader(fmt.Append(nil, i)), blob.PutOptions{})
-	}
-	slow := make(chan error, 1)
-	go func() { slow <- put(0, time.Second) }() // commits alone, and is held
-	for {
+	done := make(chan error, 7)
+	put := func(i int) {
+		path := fmt.Sprint(i)
+		err := bt.put(t.Context(), stored{Path: path}, bytes.NewReader([]byte(path)), blob.PutOptions{})
 		mu.Lock()
-		n := len(sizes)
-		mu.Unlock()
-		if n == 1 {
-			break
+		defer mu.Unlock()
+		if err == nil && !noted[path] {
+			err = fmt.Errorf("file %s is not noted when its put returns", path)
 		}
-		time.Sleep(time.Millisecond)
+		done <- err
 	}
-	for i := 1; i <= 5; i++ { // quick ones wait for nobody
-		if err := put(i, time.Millisecond); err != nil {
-			t.Fatal(err)
+	go put(0) // commits alone, and is held
+	<-committing
+	for i := 1; i <= 6; i++ {
+		go put(i)
+	}
+	for joined := 0; joined < 6; time.Sleep(time.Millisecond) {
+		bt.mu.Lock()
+		if bt.cur != nil {
+			joined = len(bt.cur.files)
 		}
+		bt.mu.Unlock()
 	}
-	began := time.Now()
-	if err := put(6, 30*time.Millisecond); err != nil || time.Since(began) > 5*time.Second {
-		t.Errorf("%v after %s: a put waits at most as long as its file took", err, time.Since(began))
+	select {
+	case err := <-done:
+		t.Fatalf("a put returned before its batch was committed: %v", err)
+	default:
 	}
 	close(hold)
-	if err := <-slow; err != nil {
-		t.Fatal(err)
+	for range 7 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	}
-	if err := put(7, time.Millisecond); err != nil {
-		t.Fatal(err)
+	if diff := cmp.Diff([]int{1, 6}, sizes); diff != "" {
+		t.Errorf("batches (-want +got):\n%s", diff)
 	}
-	if err := bt.flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	total := 0
-	for _, n := range sizes {
-		total += n
-	}
-	if total != 8 || sizes[0] != 1 || len(sizes) > 4 {
-		t.Errorf("batches of %v", sizes)
+}
+
+func TestAFailedCommitFailsThoseThatWait(t *testing.T) {
+	b := setup(t)
+	full := errors.New("no space left")
+	bt := newBatcher(b.blobs, func([]stored) error { return &storeError{full} })
+	err := bt.put(t.Context(), stored{Path: "a"}, bytes.NewReader([]byte("a")), blob.PutOptions{})
+	if !errors.Is(err, full) {
+		t.Errorf("%v", err)
 	}
 }

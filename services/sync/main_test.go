@@ -2,6 +2,7 @@ package sync
 
 import (
 	"context"
+	"net/http"
 	"testing"
 	"time"
 
@@ -83,7 +84,7 @@ func (b *bundle) keep(found []index) {
 	}
 }
 
-// asked returns what the upstream was asked for since the last call: method-less paths, with the conditions that came.
+// asked returns what the upstream was asked for since the last call: paths, with the conditions that came.
 func (b *bundle) asked() map[string]string {
 	out := map[string]string{}
 	for _, r := range b.up.Requests() {
@@ -91,7 +92,11 @@ func (b *bundle) asked() map[string]string {
 		if cond == "" {
 			cond = r.Header.Get("If-Modified-Since")
 		}
-		out[r.Path] = cond
+		path := r.Path
+		if r.Method != http.MethodGet {
+			path = r.Method + " " + path
+		}
+		out[path] = cond
 	}
 	b.up.Reset()
 	return out

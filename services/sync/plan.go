@@ -1,7 +1,6 @@
 package sync
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -16,7 +15,6 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/conda/dist"
 	"github.com/entrepot-dev/entrepot/pkg/conda/repodata"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
-	"github.com/entrepot-dev/entrepot/pkg/fetch"
 	"github.com/entrepot-dev/entrepot/pkg/plan"
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 )
@@ -24,7 +22,7 @@ import (
 // planInput is what a plan is made with, beside the indexes.
 type planInput struct {
 	blobs    blob.Store
-	remote   *fetch.Remote
+	remote   fetcher
 	settings *channelsv1.MirrorSettings
 	rejected map[blob.Digest]string // archives that are known to be bad; nil if the index is trusted
 }
@@ -34,7 +32,7 @@ type planInput struct {
 // the plan then does not name: nothing of it is touched.
 //
 // A plan says at its beginning how many entries come, and the indexes of a large channel do not fit into memory together.
-// So each index is read twice, to count and to convert, and held one at a time.
+// So each index is read twice, to count (when it comes, see examine) and to convert.
 func makePlan(ctx context.Context, in planInput, found []index, r *Result) (blob.Info, int64, error) {
 	header := &channelsv1.PlanHeader{Version: plan.Version, Format: "conda"}
 	var scans []*scan
@@ -48,8 +46,8 @@ func makePlan(ctx context.Context, in planInput, found []index, r *Result) (blob
 		}
 		sub := &channelsv1.PlanSubdir{Subdir: ix.Subdir}
 		if ix.IndexPath != "" {
-			sc := &scan{planInput: in, subdirState: ix.subdirState}
-			if err := sc.count(ctx); err != nil {
+			sc, err := newScan(ctx, in, ix)
+			if err != nil {
 				if ctx.Err() != nil || !upstreams(err) {
 					return blob.Info{}, 0, fmt.Errorf("%s: %w", ix.IndexPath, err)
 				}
@@ -66,14 +64,8 @@ func makePlan(ctx context.Context, in planInput, found []index, r *Result) (blob
 	slices.SortFunc(scans, func(a, b *scan) int { return strings.Compare(a.Subdir+"/", b.Subdir+"/") })
 	info, err := plan.Put(ctx, in.blobs, header, func(add func(*channelsv1.PlanEntry) error) error {
 		for _, sc := range scans {
-			list, err := sc.entries(ctx, r)
-			if err != nil {
+			if err := sc.each(ctx, r, add); err != nil {
 				return fmt.Errorf("%s: %w", sc.IndexPath, err)
-			}
-			for _, e := range list {
-				if err := add(e); err != nil {
-					return err
-				}
 			}
 		}
 		return nil
@@ -85,79 +77,6 @@ func makePlan(ctx context.Context, in planInput, found []index, r *Result) (blob
 func upstreams(err error) bool {
 	var e *repodata.Error
 	return errors.As(err, &e) || fault.Is(err, fault.Upstream)
-}
-
-// scan reads one stored index.
-type scan struct {
-	planInput
-	subdirState
-
-	taken   int64    // records that become entries
-	removed []string // names under `removed`
-	base    *url.URL // where the files are, if not beside the index
-	v3      int64    // records that nobody takes yet
-}
-
-// takes reports whether a record becomes an entry. It must say the same each time.
-func (sc *scan) takes(b repodata.Bucket, key string) bool { return !b.V3() && wanted(sc.settings, key) }
-
-// count walks the index to learn what the plan's header says of it.
-func (sc *scan) count(ctx context.Context) error {
-	doc, err := readIndex(ctx, sc.blobs, sc.subdirState, repodata.ReadOptions{
-		Record: func(b repodata.Bucket, key string, _ []byte) error {
-			switch {
-			case sc.takes(b, key):
-				sc.taken++
-			case b.V3():
-				sc.v3++
-			}
-			return nil
-		},
-		Removed: func(filename string) error { sc.removed = append(sc.removed, filename); return nil },
-		Problem: func(*repodata.Error) error { return nil }, // told by entries
-	})
-	if err != nil {
-		return err
-	}
-	if doc.Info.BaseURL != "" {
-		sc.base, err = joinBase(sc.remote.BaseURL(), sc.IndexPath, doc.Info.BaseURL)
-	}
-	return err
-}
-
-// entries returns the index as plan entries in the order of their paths.
-func (sc *scan) entries(ctx context.Context, r *Result) ([]*channelsv1.PlanEntry, error) {
-	list := make([]*channelsv1.PlanEntry, 0, sc.taken)
-	_, err := readIndex(ctx, sc.blobs, sc.subdirState, repodata.ReadOptions{
-		Record: func(b repodata.Bucket, key string, raw []byte) error {
-			if !sc.takes(b, key) {
-				return nil
-			}
-			e, err := entryOf(sc.settings, sc.Subdir, key, raw)
-			if err != nil {
-				r.fail(sc.Subdir+"/"+key, reasonRecord, err.Error())
-			} else if why, ok := sc.refused(e); ok {
-				r.fail(e.GetPath(), reasonPackage, why)
-				e.Keep, e.Record, e.Sha256, e.Md5 = true, nil, nil, nil
-			} else if sc.base != nil {
-				e.Url = below(sc.remote.BaseURL(), sc.base, e.GetPath())
-			}
-			list = append(list, e)
-			return nil
-		},
-		Problem: func(p *repodata.Error) error {
-			r.fail(sc.Subdir+"/"+fileOf(p.Path), reasonRecord, p.Error())
-			return nil
-		},
-	})
-	if err != nil {
-		return nil, err
-	}
-	if sc.v3 > 0 {
-		r.warn("%s: %d records of v3 are not mirrored", sc.IndexPath, sc.v3)
-	}
-	slices.SortFunc(list, func(a, b *channelsv1.PlanEntry) int { return strings.Compare(a.GetPath(), b.GetPath()) })
-	return list, nil
 }
 
 func (sc *scan) refused(e *channelsv1.PlanEntry) (string, bool) {
@@ -182,7 +101,7 @@ func wanted(settings *channelsv1.MirrorSettings, filename string) bool {
 	return true
 }
 
-// entryOf makes a plan entry of a record. With an error the entry is one that keeps what the channel has.
+// entryOf makes a plan entry of a record, whose bytes it uses. With an error the entry is one that keeps what the channel has.
 func entryOf(settings *channelsv1.MirrorSettings, subdir, filename string, raw []byte) (*channelsv1.PlanEntry, error) {
 	keep := &channelsv1.PlanEntry{Path: subdir + "/" + filename, Arch: subdir, Keep: true, Size: -1}
 	d, err := dist.ParseFilename(filename)
@@ -199,7 +118,7 @@ func entryOf(settings *channelsv1.MirrorSettings, subdir, filename string, raw [
 	}
 	e := &channelsv1.PlanEntry{
 		Path: keep.Path, Name: d.Name, Version: d.Version, Build: d.Build, BuildNumber: int64(rec.BuildNumber), Arch: subdir,
-		Size: -1, Record: bytes.Clone(raw),
+		Size: -1, Record: raw,
 	}
 	switch {
 	case rec.Size > math.MaxInt64 || rec.BuildNumber > math.MaxInt64:
@@ -282,10 +201,10 @@ func fileOf(pointer string) string {
 // fingerprint is equal for two runs that would make the same plan.
 func fingerprint(settings *channelsv1.MirrorSettings, inspect bool, found []index) []byte {
 	h := sha256.New()
-	fmt.Fprintf(h, "1\n%q\n%d\n%q\n%q\n%q\n%q\n%t\n", settings.GetUrl(), settings.GetRemovalPolicy(), settings.GetIncludelist(),
+	fmt.Fprintf(h, "2\n%q\n%d\n%q\n%q\n%q\n%q\n%t\n", settings.GetUrl(), settings.GetRemovalPolicy(), settings.GetIncludelist(),
 		settings.GetExcludelist(), settings.GetProxylist(), settings.GetSubdirs(), inspect)
 	for _, ix := range found {
-		fmt.Fprintf(h, "%s %s %x\n", ix.Subdir, ix.IndexPath, ix.IndexDigest)
+		fmt.Fprintf(h, "%s %s %x\n", ix.Subdir, ix.IndexPath, ix.says())
 	}
 	return h.Sum(nil)
 }

@@ -79,12 +79,13 @@ func (s *Service) start(ctx context.Context, tx pgx.Tx, ch *channelsv1.Channel, 
 		if params.StartAt.After(first) {
 			first = params.StartAt
 		}
-		_, err = s.deps.Jobs.UpsertSchedule(ctx, tx, jobs.Schedule{
+		schedule, err := s.deps.Jobs.UpsertSchedule(ctx, tx, jobs.Schedule{
 			Namespace: ch.GetNamespace(), Name: scheduleName(ch.GetId()), Job: job, RepeatEvery: repeat, StartAt: first.Add(repeat),
 		})
 		if err != nil {
 			return none, err
 		}
+		params.ScheduleID = schedule.ID // so that the job shows that it repeats, and can end that
 	}
 	if err := audit.Record(ctx, tx, audit.Event{
 		Action: "channel.sync", Resource: "channel/" + ch.GetName(),
@@ -173,22 +174,8 @@ func (s *Service) GetSyncStatus(ctx context.Context, req *syncv1.GetSyncStatusRe
 
 // toJob shows a job to the one who asked for it; the jobs service has the whole picture.
 func toJob(info jobs.Info, caller authn.Caller, repeat int64, action string) *jobsv1.Job {
-	states := map[jobs.State]jobsv1.JobState{
-		jobs.Scheduled: jobsv1.JobState_JOB_STATE_SCHEDULED, jobs.Queued: jobsv1.JobState_JOB_STATE_QUEUED,
-		jobs.Running: jobsv1.JobState_JOB_STATE_RUNNING, jobs.Succeeded: jobsv1.JobState_JOB_STATE_SUCCEEDED,
-		jobs.Dead: jobsv1.JobState_JOB_STATE_DEAD, jobs.Cancelled: jobsv1.JobState_JOB_STATE_CANCELLED,
-	}
-	j := &jobsv1.Job{
-		Id: info.ID.String(), Number: info.Seq, Kind: info.Kind, Namespace: info.Namespace, Resource: info.Resource,
-		State: states[info.State], Priority: info.Priority.String(), Owner: info.Principal.Name,
-		CreateTime: timestamppb.New(info.CreatedAt), Action: action, RepeatEverySeconds: repeat,
-	}
-	if owner, err := authn.Unmarshal(info.Principal.Data); err == nil {
-		j.OwnerId = owner.UserID
-	}
-	if !info.StartAt.IsZero() {
-		j.StartAt = timestamppb.New(info.StartAt)
-	}
+	j := info.Proto()
+	j.Action, j.RepeatEverySeconds = action, repeat
 	if caller.Anonymous() {
 		j.Owner, j.OwnerId = "", ""
 	}

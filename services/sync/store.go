@@ -29,7 +29,17 @@ type subdirState struct {
 	IndexDigest  []byte
 	IndexSize    int64 // bytes; 0 if the index was not received just now
 	Records      int64 // in the index; with an empty IndexPath a mark that there was one
-	CheckedAt    time.Time
+	// Content is a digest of what the index says, however it is packed and spelled around the records; nil if unknown.
+	Content   []byte
+	CheckedAt time.Time
+}
+
+// says is a digest that is equal for indexes of which the same plan is made.
+func (s subdirState) says() []byte {
+	if s.Content != nil {
+		return s.Content
+	}
+	return s.IndexDigest
 }
 
 // known reports whether upstream has or had the subdir.
@@ -38,13 +48,13 @@ func (s subdirState) known() bool { return s.IndexPath != "" || s.Records > 0 }
 // subdirs returns what is known of the upstream at url, by subdir name.
 func (s store) subdirs(ctx context.Context, channel uuid.UUID, url string) ([]subdirState, error) {
 	rows, err := s.pool.Query(ctx, `
-		SELECT subdir, index_path, etag, last_modified, index_digest, records, checked_at
+		SELECT subdir, index_path, etag, last_modified, index_digest, records, content, checked_at
 		FROM sync.subdirs WHERE channel_id = $1 AND url = $2 ORDER BY subdir`, channel, url)
 	if err != nil {
 		return nil, pg.Classify(err)
 	}
 	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (d subdirState, err error) {
-		err = row.Scan(&d.Subdir, &d.IndexPath, &d.ETag, &d.LastModified, &d.IndexDigest, &d.Records, &d.CheckedAt)
+		err = row.Scan(&d.Subdir, &d.IndexPath, &d.ETag, &d.LastModified, &d.IndexDigest, &d.Records, &d.Content, &d.CheckedAt)
 		return d, err
 	})
 	return all, pg.Classify(err)
@@ -86,6 +96,12 @@ func (s store) forget(ctx context.Context, tx pgx.Tx, channel uuid.UUID) error {
 	}
 	if _, err := tx.Exec(ctx, `DELETE FROM sync.downloads WHERE job_id IN (SELECT job_id FROM sync.status WHERE channel_id = $1)`, channel); err != nil {
 		return pg.Classify(err)
+	}
+	if err := s.deleteRemote(ctx, tx, channel); err != nil {
+		return err
+	}
+	if err := forgetProxy(ctx, tx, channel); err != nil {
+		return err
 	}
 	if _, err := tx.Exec(ctx, `DELETE FROM sync.rejected WHERE channel_id = $1`, channel); err != nil {
 		return pg.Classify(err)
@@ -134,11 +150,11 @@ func (s store) putSubdir(ctx context.Context, channel uuid.UUID, url string, d s
 			}
 		}
 		_, err := tx.Exec(ctx, `
-			INSERT INTO sync.subdirs (channel_id, subdir, url, index_path, etag, last_modified, index_digest, records)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+			INSERT INTO sync.subdirs (channel_id, subdir, url, index_path, etag, last_modified, index_digest, records, content)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 			ON CONFLICT (channel_id, subdir) DO UPDATE SET url = $3, index_path = $4, etag = $5, last_modified = $6,
-				index_digest = $7, records = $8, checked_at = now()`,
-			channel, d.Subdir, url, d.IndexPath, d.ETag, d.LastModified, d.IndexDigest, d.Records)
+				index_digest = $7, records = $8, content = $9, checked_at = now()`,
+			channel, d.Subdir, url, d.IndexPath, d.ETag, d.LastModified, d.IndexDigest, d.Records, d.Content)
 		return pg.Classify(err)
 	})
 }

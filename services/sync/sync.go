@@ -4,7 +4,8 @@
 //
 //  1. Which subdirs? Those of channeldata.json, else all that conda knows; noarch always.
 //  2. Each subdir's index is asked for with the ETag that was last seen: repodata.json.zst first, then .bz2, then plain.
-//     What comes is kept as a blob, as it came. If nothing at all has changed since the last clean run, the run ends here.
+//     What comes is kept as a blob, as it came, and read once. If no index says anything else than at the last clean run,
+//     however it is packed, the run ends here.
 //  3. The records of all indexes become a plan: a blob with path, digest, size and raw record of each file, sorted.
 //  4. channels.Diff says which of them are not stored yet.
 //  5. Those are downloaded, many at a time, each checked against size and digest while it streams in, and stored in
@@ -13,6 +14,9 @@
 //     meanwhile, and then the run starts over with what it says now.
 //  6. channels.Apply makes the plan the next revision, in one transaction, under the job's claim. If somebody else moved
 //     the head meanwhile, steps 4 to 6 are done again; nothing is downloaded again.
+//
+// How an upstream is reached besides its URL (credentials, authorities, proxy, rates) is the channel's remote: see Remotes.
+// It is kept sealed, shown without its secrets, and what is set acts on the next request.
 //
 // A sync that looks inside (inspect) also reads the archives that it downloads; what is refused then is remembered by
 // digest, for its bytes may be in storage by other ways.
@@ -37,6 +41,7 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/fetch"
 	"github.com/entrepot-dev/entrepot/pkg/jobs"
 	"github.com/entrepot-dev/entrepot/pkg/pg"
+	"github.com/entrepot-dev/entrepot/pkg/seal"
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 	syncv1 "github.com/entrepot-dev/entrepot/proto/entrepot/sync/v1"
 )
@@ -106,7 +111,9 @@ type Deps struct {
 	Pool     *pgxpool.Pool
 	Jobs     *jobs.Client
 	Channels channelsv1.ChannelServiceClient
-	Log      *slog.Logger
+	// Master seals the credentials of upstreams; nil in a process that has none, which then can keep none.
+	Master *seal.Key
+	Log    *slog.Logger
 }
 
 // Service implements syncv1.SyncServiceServer.
@@ -128,9 +135,9 @@ type WorkerDeps struct {
 	Blobs blob.Store
 	// Roles decide whether whoever asked for a sync may still have it when it runs.
 	Roles *authz.Roles
-	// Fetch is the one client for outgoing requests.
-	Fetch  *fetch.Client
-	Config Config
+	// Remotes opens the upstreams.
+	Remotes *Remotes
+	Config  Config
 }
 
 // Kind of the job that syncs a channel.
@@ -142,12 +149,12 @@ const ActionForget = "forget"
 
 // KindSpec is how jobs of the kind are run: one per channel at a time, and a request while one runs joins it.
 func KindSpec(c Config) jobs.KindSpec {
-	return jobs.KindSpec{Kind: Kind, Timeout: timeout, MaxFailures: 5, Coalesce: jobs.Join, Concurrency: c.Concurrency}
+	return jobs.KindSpec{Kind: Kind, Timeout: timeout, MaxFailures: syncAttempts, Coalesce: jobs.Join, Concurrency: c.Concurrency}
 }
 
 // Register adds the job kinds to a pool's registry.
 func Register(reg *jobs.Registry, deps WorkerDeps) {
-	jobs.Register(reg, KindSpec(deps.Config), jobs.Worker[*syncv1.SyncJobArgs](&worker{deps: deps, store: store{deps.Pool}}))
+	jobs.Register(reg, KindSpec(deps.Config), jobs.Worker[*syncv1.SyncJobArgs](&worker{deps: deps, store: store{deps.Pool}, metrics: newSyncMetrics()}))
 }
 
 func (s *Service) channel(ctx context.Context, name string) (*channelsv1.Channel, error) {

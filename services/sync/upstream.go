@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
@@ -18,6 +19,7 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/conda/repodata"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 	"github.com/entrepot-dev/entrepot/pkg/fetch"
+	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 )
 
 // indexNames are asked for in this order: the smaller the better, and the unpatched records only if there is nothing else.
@@ -34,12 +36,18 @@ const (
 
 // upstream reads the indexes of one remote channel.
 type upstream struct {
-	remote  *fetch.Remote
+	remote  fetcher
 	blobs   blob.Store
 	store   store
 	channel uuid.UUID
 	url     string
 	max     int64
+	// settings say which records are wanted.
+	settings *channelsv1.MirrorSettings
+	// doubted are subdirs of which files were not what the index says.
+	doubted map[string]bool
+	// headless says that the server does not answer HEAD.
+	headless atomic.Bool
 }
 
 // index is what is known of one subdir after it was asked for.
@@ -47,6 +55,10 @@ type index struct {
 	subdirState
 	// changed is false if upstream said that it has not changed, or that it still does not have it.
 	changed bool
+	// facts are what its reading brought to light; nil if it was not read this time.
+	facts *facts
+	// note is what a person should know of the way it was read.
+	note string
 	// err is why the subdir could not be read this time; what the channel has of it is kept.
 	err error
 }
@@ -99,6 +111,9 @@ func (u *upstream) survey(ctx context.Context, only []string, force bool) (found
 	answers := slices.ContainsFunc(found, func(ix index) bool { return ix.err == nil && ix.IndexPath != "" })
 	for i, ix := range found {
 		old := before[ix.Subdir]
+		if ix.note != "" {
+			warnings = append(warnings, ix.note)
+		}
 		if ix.err != nil || ix.IndexPath != "" || old.IndexPath == "" {
 			continue
 		}
@@ -209,7 +224,7 @@ func (u *upstream) fetch(ctx context.Context, old subdirState, force bool) index
 		ix, err := u.fetchOne(ctx, old, old.Subdir+"/"+name, force || broken != nil)
 		switch {
 		case err == nil:
-			return ix
+			return u.crossCheck(ctx, old, ix)
 		case ctx.Err() != nil:
 			return index{subdirState: old, err: context.Cause(ctx)}
 		case fault.Is(err, fault.NotFound):
@@ -265,35 +280,41 @@ func (u *upstream) fetchOne(ctx context.Context, old subdirState, path string, f
 		}
 		return index{subdirState: old}, err
 	}
-	next, err := u.keep(ctx, old, path, resp)
+	next, facts, err := u.keep(ctx, old, path, resp)
 	if err != nil {
 		return index{}, err
 	}
-	return index{subdirState: next, changed: !bytes.Equal(next.IndexDigest, old.IndexDigest) || next.IndexPath != old.IndexPath || next.ETag != old.ETag}, nil
+	return index{subdirState: next, facts: facts, changed: !bytes.Equal(next.IndexDigest, old.IndexDigest) || next.IndexPath != old.IndexPath || next.ETag != old.ETag}, nil
 }
 
 // keep stores an index as it comes, and reads it once to the end: only an index that is whole and sound is remembered.
-func (u *upstream) keep(ctx context.Context, old subdirState, path string, resp *fetch.Response) (subdirState, error) {
+// One that came before, byte for byte, has been read.
+func (u *upstream) keep(ctx context.Context, old subdirState, path string, resp *fetch.Response) (subdirState, *facts, error) {
 	defer resp.Body.Close()
 	// Where the body's end is not marked, the closing brace of the JSON, or the end of the compressed frame, tells it.
 	info, err := u.blobs.Put(ctx, resp.Body, blob.PutOptions{MaxSize: u.max})
 	if err != nil {
-		return subdirState{}, err
+		return subdirState{}, nil, err
 	}
 	// An empty repodata.json may mean an empty subdir. In any other case it is a file that somebody failed to write.
 	if info.Size == 0 && (!strings.HasSuffix(path, ".json") || old.Records > 0) {
-		return subdirState{}, fault.New(fault.Upstream, "the index is an empty file")
+		return subdirState{}, nil, fault.New(fault.Upstream, "the index is an empty file")
 	}
 	s := subdirState{Subdir: old.Subdir, IndexPath: path, ETag: resp.ETag, IndexDigest: info.Digest[:], IndexSize: info.Size}
 	if !resp.LastModified.IsZero() {
 		t := resp.LastModified
 		s.LastModified = &t
 	}
-	_, err = readIndex(ctx, u.blobs, s, repodata.ReadOptions{
-		Record:  func(repodata.Bucket, string, []byte) error { s.Records++; return nil },
-		Problem: func(*repodata.Error) error { return nil }, // told when the plan is made
-	})
-	return s, err
+	if old.Content != nil && path == old.IndexPath && bytes.Equal(s.IndexDigest, old.IndexDigest) {
+		s.Records, s.Content = old.Records, old.Content
+		return s, nil, nil
+	}
+	f, err := examine(ctx, u.blobs, s, u.settings)
+	if err != nil {
+		return s, nil, err
+	}
+	s.Records, s.Content = f.records, f.content
+	return s, f, nil
 }
 
 // readIndex reads a stored index.

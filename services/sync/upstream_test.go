@@ -36,7 +36,7 @@ func TestAnUpstreamIsAskedConditionally(t *testing.T) {
 		t.Fatalf("%+v %v", found, warnings)
 	}
 	zst := synctest.Zstd(b.ch.Index("noarch"))
-	want := map[string]string{"/channeldata.json": "", "/noarch/repodata.json.zst": ""}
+	want := map[string]string{"/channeldata.json": "", "/noarch/repodata.json.zst": "", "HEAD /noarch/repodata.json": ""}
 	for _, name := range indexNames {
 		want["/linux-64/"+name] = ""
 	}
@@ -50,7 +50,7 @@ func TestAnUpstreamIsAskedConditionally(t *testing.T) {
 			t.Errorf("%+v", ix)
 		}
 		etag := fetchtest.ETag([]byte(`{"packages":{"a":{}},"subdirs":["noarch","linux-64","../x","noarch"]}`))
-		want := map[string]string{"/channeldata.json": etag, "/noarch/repodata.json.zst": fetchtest.ETag(zst), "/linux-64/repodata.json": ""}
+		want := map[string]string{"/channeldata.json": etag, "/noarch/repodata.json.zst": fetchtest.ETag(zst), "HEAD /noarch/repodata.json": "", "/linux-64/repodata.json": ""}
 		if diff := cmp.Diff(want, b.asked()); diff != "" {
 			t.Errorf("requests (-want +got):\n%s", diff)
 		}
@@ -111,7 +111,7 @@ func TestWithoutETagTheTimeIsSent(t *testing.T) {
 	b.survey("noarch")
 	b.up.Reset()
 	found, _ := b.survey("noarch")
-	if diff := cmp.Diff(map[string]string{"/noarch/repodata.json.zst": date}, b.asked()); diff != "" || found[0].changed {
+	if diff := cmp.Diff(map[string]string{"/noarch/repodata.json.zst": date, "HEAD /noarch/repodata.json": ""}, b.asked()); diff != "" || found[0].changed {
 		t.Errorf("%v (-want +got):\n%s", found[0].changed, diff)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -36,8 +37,9 @@ const (
 )
 
 type worker struct {
-	deps  WorkerDeps
-	store store
+	deps    WorkerDeps
+	store   store
+	metrics *syncMetrics
 }
 
 // Work runs one sync.
@@ -73,11 +75,13 @@ func (w *worker) Work(ctx context.Context, job *jobs.Job[*syncv1.SyncJobArgs]) (
 		return nil, err
 	}
 	url := ch.GetMirror().GetUrl()
-	remote, err := w.deps.Fetch.Remote(w.deps.Config.remote(ch.GetName(), url))
+	remote, err := w.deps.Remotes.follow(ctx, ch)
 	if err != nil {
-		return nil, jobs.Discard(err)
+		if fault.Is(err, fault.Invalid) || fault.Is(err, fault.Precondition) {
+			err = jobs.Discard(err) // it takes a person to mend
+		}
+		return nil, err
 	}
-	defer remote.Close()
 
 	r := &Result{Failures: []Failure{}, Warnings: []string{}}
 	run := &run{worker: w, job: job, ch: ch, id: id, url: url, remote: remote, result: r}
@@ -85,7 +89,37 @@ func (w *worker) Work(ctx context.Context, job *jobs.Job[*syncv1.SyncJobArgs]) (
 	if fault.Is(err, fault.NotFound) && ctx.Err() == nil && w.deleted(ctx, job.Args) {
 		return nil, w.gone(ctx, job.Namespace, job.Args.GetChannelId())
 	}
+	run.report(ctx, err)
 	return nil, err
+}
+
+// syncAttempts is how many attempts a sync has.
+const syncAttempts = 5
+
+// reportTimeout bounds what telling of a failure may cost.
+const reportTimeout = 10 * time.Second
+
+// report tells the channel's webhooks that the sync failed: after its last attempt, or if it ended without some files.
+// The sync itself is settled by then, so nothing that goes wrong here changes what came of it.
+func (r *run) report(ctx context.Context, failure error) {
+	switch {
+	case failure == nil && r.result.Failed == 0:
+		return
+	case failure != nil && (ctx.Err() != nil || r.job.Failures+1 < syncAttempts): // it goes on, here or elsewhere
+		return
+	}
+	req := &channelsv1.ReportSyncFailureRequest{ChannelId: r.id.String(), JobId: r.job.ID.String(), Failed: r.result.Failed}
+	if failure != nil {
+		req.Error = printable(failure.Error())
+	}
+	for _, f := range r.result.Failures[:min(len(r.result.Failures), 20)] {
+		req.Paths = append(req.Paths, f.Path)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(authn.WithSelf(ctx)), reportTimeout) // a settled job's context may have ended
+	defer cancel()
+	if _, err := r.deps.Channels.ReportSyncFailure(ctx, req); err != nil && r.deps.Log != nil {
+		r.deps.Log.WarnContext(ctx, "a channel's webhooks could not be told of its failed sync", "channel", r.ch.GetName(), "error", err)
+	}
 }
 
 // deleted reports whether the job's channel is gone, or another one has its name.
@@ -122,14 +156,21 @@ type run struct {
 	ch     *channelsv1.Channel
 	id     uuid.UUID
 	url    string
-	remote *fetch.Remote
+	remote fetcher
 	result *Result
+	// doubted are subdirs of which files were not what the index says.
+	doubted map[string]bool
+	// notes are warnings of surveys that hold for the next pass too.
+	notes []string
 }
 
 func (r *run) do(ctx context.Context) error {
 	var got map[string]stored
 	for pass := 1; ; pass++ {
 		*r.result = Result{Failures: []Failure{}, Warnings: []string{}, Bytes: r.result.Bytes}
+		for _, n := range r.notes {
+			r.result.warn("%s", n)
+		}
 		found, err := r.survey(ctx, r.job.Args.GetForce() && pass == 1)
 		if err != nil {
 			return err
@@ -186,13 +227,21 @@ func (r *run) do(ctx context.Context) error {
 // survey asks for the indexes and notes what was found.
 func (r *run) survey(ctx context.Context, force bool) ([]index, error) {
 	r.job.Progress(0, 0, 0, "reading the upstream's index")
-	up := &upstream{remote: r.remote, blobs: r.deps.Blobs, store: r.store, channel: r.id, url: r.url, max: r.deps.Config.MaxIndexSize}
+	up := &upstream{remote: r.remote, blobs: r.deps.Blobs, store: r.store, channel: r.id, url: r.url, max: r.deps.Config.MaxIndexSize, settings: r.ch.GetMirror(), doubted: r.doubted}
 	found, warnings, err := up.survey(ctx, r.ch.GetMirror().GetSubdirs(), force)
 	if err != nil {
-		return nil, fmt.Errorf("upstream %s: %w", fetch.Redact(r.url), err)
+		hint := ""
+		if s := fetch.StatusOf(err); s == http.StatusUnauthorized || s == http.StatusProxyAuthRequired {
+			hint = "; set who we are there with entrepot channel remote " + r.ch.GetName()
+		}
+		return nil, fmt.Errorf("upstream %s: %w%s", fetch.Redact(r.url), err, hint)
 	}
+	r.metrics.surveyed(ctx, found)
 	for _, w := range warnings {
-		r.result.warn("%s", w)
+		if !slices.Contains(r.notes, w) {
+			r.notes = append(r.notes, w)
+			r.result.warn("%s", w)
+		}
 	}
 	var unchanged []string
 	for _, ix := range found {
@@ -222,7 +271,7 @@ func (r *run) moved(ctx context.Context, before []index) bool {
 		return false // what can be had is published; the next run sees
 	}
 	return !slices.EqualFunc(before, found, func(a, b index) bool {
-		return a.Subdir == b.Subdir && a.IndexPath == b.IndexPath && bytes.Equal(a.IndexDigest, b.IndexDigest)
+		return a.Subdir == b.Subdir && a.IndexPath == b.IndexPath && bytes.Equal(a.says(), b.says())
 	})
 }
 
@@ -243,12 +292,16 @@ func (r *run) finish(ctx context.Context, print []byte) error {
 	for _, w := range r.result.Warnings {
 		r.job.Log(slog.LevelWarn, w)
 	}
-	return pgx.BeginFunc(ctx, r.deps.Pool, func(tx pgx.Tx) error {
+	err := pgx.BeginFunc(ctx, r.deps.Pool, func(tx pgx.Tx) error {
 		if err := r.store.finish(ctx, tx, r.id, r.job.ID, r.url, *r.result, print); err != nil {
 			return err
 		}
 		return r.job.Complete(ctx, tx, r.result)
 	})
+	if err == nil {
+		r.metrics.finished(ctx, r.result)
+	}
+	return err
 }
 
 // publish downloads what is missing and makes the plan the channel's content. It returns the files that could not be
@@ -266,11 +319,14 @@ func (r *run) publish(ctx context.Context, digest blob.Digest, got map[string]st
 			if err := r.download(ctx, diff, got, failures); err != nil {
 				return nil, err
 			}
-			if wrong(failures) && moved() {
+			r.doubted = doubted(failures)
+			if len(r.doubted) > 0 && moved() {
 				return nil, errMoved
 			}
-			if final, err = r.resolve(ctx, digest, got, failures); err != nil {
-				return nil, err
+			if len(failures)+len(got) > 0 { // else the index has said all that there is to know
+				if final, err = r.resolve(ctx, digest, got, failures); err != nil {
+					return nil, err
+				}
 			}
 		}
 		resp, err := r.apply(ctx, final, diff.GetHead(), policy)
@@ -293,14 +349,16 @@ func again(err error) bool {
 	return fault.Is(err, fault.LostRace) || errors.As(err, &f) && f.Reason == "BLOB_MISSING"
 }
 
-// wrong reports whether a file was had, but is not what the index promises.
-func wrong(failures map[string]Failure) bool {
+// doubted returns the subdirs with files that were had, but are not what the index promises.
+func doubted(failures map[string]Failure) map[string]bool {
+	out := map[string]bool{}
 	for _, f := range failures {
 		if otherFile(f.Reason) {
-			return true
+			subdir, _, _ := strings.Cut(f.Path, "/")
+			out[subdir] = true
 		}
 	}
-	return false
+	return out
 }
 
 func (r *run) diff(ctx context.Context, digest blob.Digest, policy channelsv1.RemovalPolicy) (*channelsv1.DiffResponse, error) {

@@ -1,9 +1,12 @@
 package fetchtest
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -44,6 +47,31 @@ func NewTLS(t testing.TB) *Upstream {
 	u := newUpstream()
 	u.srv.EnableHTTP2 = true
 	u.srv.StartTLS()
+	return u.until(t)
+}
+
+// NewWith starts an upstream that shows a certificate, with HTTP/2. With clients it wants one of theirs.
+func NewWith(t testing.TB, cert tls.Certificate, clients *x509.CertPool) *Upstream {
+	u := newUpstream()
+	u.srv.EnableHTTP2 = true
+	u.srv.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+	if clients != nil {
+		u.srv.TLS.ClientAuth, u.srv.TLS.ClientCAs = tls.RequireAndVerifyClientCert, clients
+	}
+	u.srv.StartTLS()
+	return u.until(t)
+}
+
+// NewAt starts an upstream without TLS at an address such as 127.0.0.2:0, which is loopback but not what others have.
+func NewAt(t testing.TB, addr string) *Upstream {
+	u := newUpstream()
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.srv.Listener.Close()
+	u.srv.Listener = l
+	u.srv.Start()
 	return u.until(t)
 }
 

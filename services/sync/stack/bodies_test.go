@@ -61,6 +61,7 @@ func TestBadBodiesFailAlone(t *testing.T) {
 			"broken":       {fetchtest.Status(500), "UPSTREAM_STATUS"},
 			"slow":         {fetchtest.Drip(body, 1, 100*time.Millisecond), "UPSTREAM_TIMEOUT"},
 			"hangs":        {fetchtest.Hang(), "UPSTREAM_TIMEOUT"},
+			"header-drip":  {fetchtest.HeaderDrip(20 * time.Millisecond), "UPSTREAM_TIMEOUT"},
 			"endless":      {fetchtest.Endless(body), "UPSTREAM_TOO_LARGE"},
 			"loop":         {fetchtest.Redirect(302, "loop-"+kind+"-1.0-0.conda"), "UPSTREAM_REDIRECT_LOOP"},
 			"to-private":   {fetchtest.Redirect(302, "http://10.255.255.1/x.conda"), "EGRESS_DENIED"},

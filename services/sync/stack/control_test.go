@@ -167,7 +167,7 @@ func TestASyncIsJoined(t *testing.T) {
 		if r.Path == "/noarch/repodata.json.zst" && r.Header.Get("If-None-Match") == "" {
 			t.Error("the index was asked for without its ETag")
 		}
-		if r.Method != http.MethodGet {
+		if r.Method != http.MethodGet && (r.Method != http.MethodHead || r.Path != "/noarch/repodata.json") { // is that one newer?
 			t.Errorf("%s %s", r.Method, r.Path)
 		}
 	}

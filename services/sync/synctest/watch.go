@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -26,6 +27,8 @@ import (
 type WatchConfig struct {
 	// URL of the channel, without a slash at the end.
 	URL string
+	// More are URLs of the same channel at further edges; requests go to all of them in turn.
+	More []string
 	// Key is sent as X-API-Key, if not empty.
 	Key string
 	// Subdirs to read; default noarch.
@@ -42,18 +45,20 @@ type Report struct {
 	Requests   int64
 	Files      int64 // package files that were read and compared with their record
 	Indexes    int64
+	Unanswered int64 // no answer, or a status of 500 and more, while that was tolerated
 	Elapsed    time.Duration
 	Violations []string
 }
 
-// Rate is in requests a second.
-func (r Report) Rate() float64 { return float64(r.Requests) / r.Elapsed.Seconds() }
+// Rate is in requests a second, answered or not.
+func (r Report) Rate() float64 { return float64(r.Requests+r.Unanswered) / r.Elapsed.Seconds() }
 
 // Watcher reads a channel as clients do, all the time, and believes nothing: every file of every index that it sees must
 // be served with the size and digest that the index says, an index once there stays there, revisions do not go back, and
 // one path at one revision has one content, in all its encodings.
 type Watcher struct {
 	cfg    WatchConfig
+	edges  []string
 	client *http.Client
 	began  time.Time
 	cancel context.CancelFunc
@@ -62,9 +67,14 @@ type Watcher struct {
 	total  atomic.Int64
 	files  atomic.Int64
 	idx    atomic.Int64
+	turn   atomic.Uint64
+	faults atomic.Int64 // changes with each call of Tolerate; odd while it is on
+	missed atomic.Int64
 
 	mu       sync.Mutex
-	revision map[string]int64  // by path, the newest seen
+	revision map[string]int64 // by URL, the newest seen: another edge may be a moment behind
+	seen     map[string]bool  // paths of indexes that are there
+	away     map[string]time.Time
 	content  map[string]string // by path without compression and revision: digest of the content
 	listed   map[string]map[string]want
 	bad      []string
@@ -86,12 +96,12 @@ func Watch(cfg WatchConfig) *Watcher {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &Watcher{
-		cfg: cfg, cancel: cancel, began: time.Now(), tokens: make(chan struct{}, 64),
+		cfg: cfg, edges: append([]string{cfg.URL}, cfg.More...), cancel: cancel, began: time.Now(), tokens: make(chan struct{}, 64),
 		client: &http.Client{
 			Transport:     &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 32},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		revision: map[string]int64{}, content: map[string]string{}, listed: map[string]map[string]want{},
+		revision: map[string]int64{}, seen: map[string]bool{}, away: map[string]time.Time{}, content: map[string]string{}, listed: map[string]map[string]want{},
 	}
 	w.group.Go(func() { w.tick(ctx) })
 	for _, subdir := range cfg.Subdirs {
@@ -113,9 +123,23 @@ func (w *Watcher) Stop() Report {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return Report{
-		Requests: w.total.Load(), Files: w.files.Load(), Indexes: w.idx.Load(), Elapsed: time.Since(w.began), Violations: slices.Clone(w.bad),
+		Requests: w.total.Load(), Files: w.files.Load(), Indexes: w.idx.Load(), Unanswered: w.missed.Load(), Elapsed: time.Since(w.began), Violations: slices.Clone(w.bad),
 	}
 }
+
+// Tolerate says whether an edge or what is behind it is being broken on purpose: a request that is not answered, or with
+// a status of 500 and more, is no violation then. What is answered has to be right at all times.
+func (w *Watcher) Tolerate(on bool) {
+	for n := w.faults.Load(); (n%2 == 1) != on; n = w.faults.Load() {
+		w.faults.CompareAndSwap(n, n+1)
+	}
+}
+
+// patience is how long an answer is waited for while none has to come.
+const patience = 2 * time.Second
+
+// errUnanswered stands for what Tolerate tolerates.
+var errUnanswered = errors.New("not answered, as was to be expected")
 
 // tick hands out as many requests a second as asked for; what was missed is caught up in part.
 func (w *Watcher) tick(ctx context.Context) {
@@ -145,7 +169,16 @@ func (w *Watcher) tick(ctx context.Context) {
 
 func (w *Watcher) loop(ctx context.Context, read func() error) {
 	for ctx.Err() == nil {
-		if err := read(); err != nil && ctx.Err() == nil {
+		err := read()
+		switch {
+		case err == nil || ctx.Err() != nil:
+		case errors.Is(err, errUnanswered):
+			w.missed.Add(1)
+			select { // an edge that is away refuses faster than one can count
+			case <-time.After(20 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		default:
 			w.violation("%v", err)
 		}
 	}
@@ -161,6 +194,7 @@ func (w *Watcher) violation(format string, args ...any) {
 
 // response is an answer, read to its end.
 type response struct {
+	url      string
 	status   int
 	revision int64
 	body     []byte
@@ -172,7 +206,44 @@ func (w *Watcher) get(ctx context.Context, path string) (*response, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, w.cfg.URL+"/"+path, nil)
+	edge := w.edge()
+	at := edge + "/" + path
+	faults := w.faults.Load()
+	if faults%2 == 1 { // the reading goes on, also where something stands still
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, patience)
+		defer cancel()
+	}
+	r, err := w.ask(ctx, at)
+	if err != nil || r.status >= http.StatusInternalServerError {
+		if faults%2 == 1 || w.faults.Load() != faults {
+			w.mu.Lock()
+			w.away[edge] = time.Now().Add(awayFor)
+			w.mu.Unlock()
+			return nil, errUnanswered
+		}
+	}
+	return r, err
+}
+
+// awayFor is how long an edge that did not answer is left alone while there is another one.
+const awayFor = 250 * time.Millisecond
+
+// edge returns the next edge whose turn it is.
+func (w *Watcher) edge() string {
+	first := w.turn.Add(1)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range uint64(len(w.edges)) {
+		if e := w.edges[(first+i)%uint64(len(w.edges))]; time.Now().After(w.away[e]) {
+			return e
+		}
+	}
+	return w.edges[first%uint64(len(w.edges))]
+}
+
+func (w *Watcher) ask(ctx context.Context, at string) (*response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -181,22 +252,22 @@ func (w *Watcher) get(ctx context.Context, path string) (*response, error) {
 	}
 	resp, err := w.client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", at, err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return nil, fmt.Errorf("%s: the body broke off after %d bytes: %w", path, len(body), err)
+		return nil, fmt.Errorf("%s: the body broke off after %d bytes: %w", at, len(body), err)
 	}
 	w.total.Add(1)
 	rev, _ := strconv.ParseInt(resp.Header.Get("Entrepot-Revision"), 10, 64)
-	return &response{resp.StatusCode, rev, body}, nil
+	return &response{at, resp.StatusCode, rev, body}, nil
 }
 
 // index reads an index file; nil if it is not there, and never was. content is the file without its compression.
 func (w *Watcher) index(ctx context.Context, path, family string, unpack func([]byte) ([]byte, error)) ([]byte, error) {
 	w.mu.Lock()
-	before, seen := w.revision[path]
+	before, seen := maps.Clone(w.revision), w.seen[path]
 	w.mu.Unlock()
 	r, err := w.get(ctx, path)
 	if err != nil {
@@ -220,10 +291,10 @@ func (w *Watcher) index(ctx context.Context, path, family string, unpack func([]
 	key := fmt.Sprintf("%s@%d", family, r.revision)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if r.revision < before { // as it was before the request: others may have seen a newer one since
-		return nil, fmt.Errorf("%s: revision %d after %d", path, r.revision, before)
+	if was := before[r.url]; r.revision < was { // as it was before the request: others may have seen a newer one since
+		return nil, fmt.Errorf("%s: revision %d after %d", r.url, r.revision, was)
 	}
-	w.revision[path] = max(w.revision[path], r.revision)
+	w.revision[r.url], w.seen[path] = max(w.revision[r.url], r.revision), true
 	if known, ok := w.content[key]; ok && known != hex.EncodeToString(sum[:]) {
 		return nil, fmt.Errorf("%s@%d: two contents of one revision", path, r.revision)
 	}

@@ -128,3 +128,56 @@ func TestEveryLieIsSeen(t *testing.T) {
 		})
 	}
 }
+
+// While an edge is broken on purpose only its silence is excused, never what it says.
+func TestTheWatcherToleratesSilenceAndNothingElse(t *testing.T) {
+	failing := func(_ int64, w http.ResponseWriter, _ *http.Request) bool {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	}
+	lying := func(_ int64, w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, ".conda") {
+			return false
+		}
+		_, _ = w.Write([]byte("bytes of b"))
+		return true
+	}
+	watch := func(t *testing.T, tolerate bool, urls ...string) Report {
+		w := Watch(WatchConfig{URL: urls[0], More: urls[1:], Rate: 400})
+		w.Tolerate(tolerate)
+		time.Sleep(600 * time.Millisecond)
+		return w.Stop()
+	}
+	t.Run("an edge that fails is no violation, and is left alone where there is another", func(t *testing.T) {
+		t.Parallel()
+		bad, good := server(t, failing), server(t, nil)
+		r := watch(t, true, bad.URL, good.URL)
+		if len(r.Violations) > 0 || r.Unanswered == 0 || r.Files == 0 || r.Rate() < 200 {
+			t.Errorf("%+v", r)
+		}
+	})
+	t.Run("without being told it is one", func(t *testing.T) {
+		t.Parallel()
+		bad, good := server(t, failing), server(t, nil)
+		if r := watch(t, false, bad.URL, good.URL); len(r.Violations) == 0 || r.Unanswered > 0 {
+			t.Errorf("%+v", r)
+		}
+	})
+	t.Run("wrong bytes are one at any time", func(t *testing.T) {
+		t.Parallel()
+		if r := watch(t, true, server(t, lying).URL); !strings.Contains(strings.Join(r.Violations, "\n"), "wrong sha256") {
+			t.Errorf("%+v", r)
+		}
+	})
+	t.Run("it ends when it is told so", func(t *testing.T) {
+		t.Parallel()
+		w := Watch(WatchConfig{URL: server(t, failing).URL, Rate: 400})
+		w.Tolerate(true)
+		w.Tolerate(true) // again does not turn it off
+		w.Tolerate(false)
+		time.Sleep(300 * time.Millisecond)
+		if r := w.Stop(); len(r.Violations) == 0 {
+			t.Errorf("%+v", r)
+		}
+	})
+}
