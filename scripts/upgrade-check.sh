@@ -2,7 +2,8 @@
 # Guards the upgrade rule: versions N and N−1 run together (docs/operations.md, "Upgrading").
 #  - protos stay compatible with the last release, or before the first with where this branch left the main one (buf breaking);
 #  - a migration that was released is never changed; newer ones only expand (services/internal/migrationlint);
-#  - job arguments keep fields that the version does not know (pkg/jobs).
+#  - job arguments keep fields that the version does not know (pkg/jobs);
+#  - this version starts and works on the next one's database, and is refused by one that is further (pkg/pg, upgradetest).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 status=0
@@ -57,4 +58,6 @@ fi
 go test -count=1 ./services/internal/migrationlint || status=1
 go build -o bin/testpg ./pkg/pg/pgtest/cmd/testpg
 bin/testpg go test -count=1 -run 'TestArguments' ./pkg/jobs || status=1
+bin/testpg go test -count=1 -run 'TestReleases|TestMinVersion' ./pkg/pg || status=1
+bin/testpg go test -count=1 ./services/cmd/entrepot/internal/upgradetest || status=1
 exit $status

@@ -17,8 +17,12 @@
 // All services share one database and each owns one schema (no foreign keys or joins across), as do the libraries that
 // every service writes in its own transaction. A [Schema] is a name and the SQL files that make it; its version stands
 // in <name>.schema_version. Replicas that start together migrate one after the other, and a migration that cannot get
-// its lock within two seconds fails rather than let traffic queue up behind it. [CheckAll] refuses a database that is
-// older or newer than the program knows.
+// its lock within two seconds fails rather than let traffic queue up behind it.
+//
+// Versions N and N−1 of a program run together, so one may start on a schema that the next has migrated. Which ones do
+// stands in <name>.schema_range: an upgrade records the version that it found (the release before, which goes on
+// working), or a newer one if a migration names it ([MinVersion]). [CheckAll] refuses a database that is older than the
+// program needs, or that works with newer programs only.
 //
 // # Errors
 //

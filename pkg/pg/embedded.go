@@ -36,6 +36,9 @@ type EmbeddedConfig struct {
 	DataDir string
 	// BinDir is where postgres and initdb are; empty means FindBinaries searches.
 	BinDir string
+	// SocketDir is the SocketDir of the server that this one takes the place of, so that its clients find it. Empty chooses
+	// a place below DataDir, or a new one under /tmp if that is too long for a socket's path.
+	SocketDir string
 	// Durable is off in tests only: without it a power cut corrupts the cluster.
 	Durable bool
 	// Log receives the server's own messages at debug level; nil means they are dropped.
@@ -64,7 +67,7 @@ func FindBinaries(binDir string) (string, error) { return cluster.FindBinaries(b
 // takes about 0.8 s, later ones about 0.1 s; a start after a crash may take longer.
 // Ending ctx only abandons the start: a server that runs is stopped by Stop.
 func StartEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Server, error) {
-	c, err := cluster.Prepare(ctx, cluster.Config{Root: cfg.DataDir, BinDir: cfg.BinDir, Durable: cfg.Durable, Settings: cfg.Settings})
+	c, err := cluster.Prepare(ctx, cluster.Config{Root: cfg.DataDir, BinDir: cfg.BinDir, Run: cfg.SocketDir, Durable: cfg.Durable, Settings: cfg.Settings})
 	if err != nil {
 		return nil, fmt.Errorf("prepare PostgreSQL: %w", err)
 	}
@@ -168,6 +171,9 @@ func checkVersion(conn *pgx.Conn) error {
 
 // URL returns the connection string of the platform's database.
 func (s *Server) URL() string { return s.cluster.URL(cluster.Database) }
+
+// SocketDir returns where the server's socket is.
+func (s *Server) SocketDir() string { return s.cluster.Run }
 
 // Done is closed when the server's process is gone, by Stop or by itself; Err tells which.
 func (s *Server) Done() <-chan struct{} { return s.done }

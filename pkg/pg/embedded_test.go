@@ -206,6 +206,23 @@ func TestStartEmbedded(t *testing.T) {
 		}
 	})
 
+	t.Run("a server takes the place of one that died, also where the path is long", func(t *testing.T) {
+		for _, dir := range []string{dataDir(t), filepath.Join(dataDir(t), strings.Repeat("long", 25))} {
+			first := startWith(t, pg.EmbeddedConfig{DataDir: dir, Durable: true})
+			execute(t, first.URL(), "CREATE TABLE kept (id int)")
+			if err := syscall.Kill(postmaster(t, dir), syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			<-first.Done()
+			second := startWith(t, pg.EmbeddedConfig{DataDir: dir, SocketDir: first.SocketDir(), Durable: true})
+			if second.URL() != first.URL() {
+				t.Errorf("the server is at %s, its clients look for it at %s", second.URL(), first.URL())
+			}
+			if n := query[int64](t, first.URL(), "SELECT count(*) FROM kept"); n != 0 {
+				t.Errorf("%d rows", n)
+			}
+		}
+	})
 	t.Run("a long path gets its socket elsewhere, for as long as it runs", func(t *testing.T) {
 		s := start(t, filepath.Join(dataDir(t), strings.Repeat("long", 25)))
 		conn, err := pgx.Connect(t.Context(), s.URL())

@@ -39,13 +39,24 @@ type Status struct {
 	Applied int64
 	// Known is the newest version this program brings.
 	Known int64
+	// Min is the oldest version that a program may know and still work with the schema; 0 if it does not exist.
+	Min int64
 }
 
 // Current reports whether the database is where this program expects it.
 func (s Status) Current() bool { return s.Applied == s.Known }
 
+// Newer reports whether a newer program has migrated the schema.
+func (s Status) Newer() bool { return s.Applied > s.Known }
+
+// Works reports whether this program works with the schema: it is current, or newer and compatible still.
+func (s Status) Works() bool { return s.Current() || s.Newer() && s.Known >= s.Min }
+
 // Migrate brings one schema to the newest version in fsys, making it first if need be. Replicas that call it together
 // take turns. Each statement waits at most two seconds for a lock; if it fails for that (fault.LostRace), run it again.
+//
+// A schema that a newer program has migrated is left as it is. It is an error (fault.Precondition, SCHEMA_TOO_NEW) if
+// this program does not work with it any more.
 func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string, fsys fs.FS) error {
 	root, err := root(fsys)
 	if err != nil {
@@ -74,10 +85,51 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string, fsys fs.FS)
 	if err != nil {
 		return fmt.Errorf("migrate %s: %w", schema, err)
 	}
-	if _, err := provider.Up(ctx); err != nil {
+	if err := up(ctx, db, provider, schema, root); err != nil {
 		return fmt.Errorf("migrate %s: %w", schema, Classify(err))
 	}
 	return nil
+}
+
+// up applies what is missing. What a migration says of older programs is recorded before it begins: were it the other way
+// round, a crash in between would leave a schema that lets in programs it breaks.
+func up(ctx context.Context, db *sql.DB, provider *goose.Provider, schema string, root fs.FS) error {
+	all, err := steps(root, provider.ListSources())
+	if err != nil {
+		return err
+	}
+	if len(all) == 0 {
+		return fault.New(fault.Internal, "no migrations found")
+	}
+	known := all[len(all)-1].version
+	applied, err := provider.GetDBVersion(ctx)
+	if err != nil {
+		return err
+	}
+	works, err := loadRange(ctx, db, schema, applied)
+	if err != nil {
+		return err
+	}
+	if st := (Status{Schema: schema, Applied: applied, Known: known, Min: works.min}); st.Newer() {
+		return tooNew(st)
+	}
+	if applied < known {
+		works.begin(applied, known)
+	}
+	for _, s := range all {
+		if s.version <= applied {
+			continue
+		}
+		works.min = max(works.min, s.min)
+		if err := works.save(ctx, db, schema); err != nil {
+			return err
+		}
+		if _, err := provider.UpByOne(ctx); err != nil {
+			return err
+		}
+	}
+	_, err = provider.Up(ctx) // nothing is left; this finds a migration that was passed over
+	return err
 }
 
 // MigrateAll migrates the schemas in the given order and stops at the first failure.
@@ -107,6 +159,17 @@ func MigrationStatus(ctx context.Context, db DB, schema string, fsys fs.FS) (Sta
 			return st, fmt.Errorf("status of schema %s: %w", schema, Classify(err))
 		}
 	}
+	// A schema that says nothing was made before it could: what works with it is what made it.
+	st.Min = st.Applied
+	if err := db.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", rangeName(schema)).Scan(&exists); err != nil {
+		return st, fmt.Errorf("status of schema %s: %w", schema, Classify(err))
+	}
+	if exists {
+		err := db.QueryRow(ctx, "SELECT coalesce(max(min_version), $1) FROM "+rangeName(schema), st.Applied).Scan(&st.Min)
+		if err != nil {
+			return st, fmt.Errorf("status of schema %s: %w", schema, Classify(err))
+		}
+	}
 	return st, nil
 }
 
@@ -123,32 +186,50 @@ func StatusAll(ctx context.Context, db DB, schemas ...Schema) ([]Status, error) 
 	return all, nil
 }
 
-// CheckAll returns an error that names every schema whose version this program was not made for. Replicas that do not
-// migrate themselves call it before they serve.
-func CheckAll(ctx context.Context, db DB, schemas ...Schema) error {
+// CheckAll returns an error that names every schema which this program does not work with: older than it needs
+// (SCHEMA_TOO_OLD), or migrated by a program so new that it no longer works with this one (SCHEMA_TOO_NEW). Whoever does
+// not migrate calls it before serving. What a newer program has migrated and this one still works with is returned, for a
+// notice.
+func CheckAll(ctx context.Context, db DB, schemas ...Schema) (newer []Status, err error) {
 	all, err := StatusAll(ctx, db, schemas...)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var older, newer []string
+	var behind []string
+	var beyond []Status
 	for _, st := range all {
-		what := fmt.Sprintf("%s is at %d, this program needs %d", st.Schema, st.Applied, st.Known)
 		switch {
 		case st.Applied < st.Known:
-			older = append(older, what)
-		case st.Applied > st.Known:
-			newer = append(newer, what)
+			behind = append(behind, fmt.Sprintf("%s is at %d, this program needs %d", st.Schema, st.Applied, st.Known))
+		case st.Newer() && st.Works():
+			newer = append(newer, st)
+		case st.Newer():
+			beyond = append(beyond, st)
 		}
 	}
-	switch {
-	case newer != nil:
-		return fault.New(fault.Precondition, "the database was migrated by a newer version of entrepot (%s): upgrade this program",
-			strings.Join(newer, "; ")).WithReason("SCHEMA_TOO_NEW")
-	case older != nil:
-		return fault.New(fault.Precondition, "the database is not up to date (%s): run entrepot migrate up",
-			strings.Join(older, "; ")).WithReason("SCHEMA_TOO_OLD")
+	if err := tooNew(beyond...); err != nil {
+		return nil, err
 	}
-	return nil
+	if behind != nil {
+		return nil, fault.New(fault.Precondition, "the database is not up to date (%s): run entrepot migrate up",
+			strings.Join(behind, "; ")).WithReason("SCHEMA_TOO_OLD")
+	}
+	return newer, nil
+}
+
+// tooNew refuses schemas that this program no longer works with; it returns nil if there is none.
+func tooNew(all ...Status) error {
+	var what []string
+	for _, st := range all {
+		if !st.Works() {
+			what = append(what, fmt.Sprintf("%s is at %d and works with programs that know %d or newer, this one knows %d", st.Schema, st.Applied, st.Min, st.Known))
+		}
+	}
+	if what == nil {
+		return nil
+	}
+	return fault.New(fault.Precondition, "a newer version of entrepot has migrated the database beyond what this one works with (%s): "+
+		"start the version that migrated it, or the release before that", strings.Join(what, "; ")).WithReason("SCHEMA_TOO_NEW")
 }
 
 // root returns the directory of fsys that holds the SQL files.

@@ -2,6 +2,7 @@ package pg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -49,8 +50,7 @@ type PoolConfig struct {
 func Open(ctx context.Context, url string, cfg PoolConfig) (*pgxpool.Pool, error) {
 	pc, err := pgxpool.ParseConfig(url)
 	if err != nil {
-		// pgx redacts the password in its message
-		return nil, fault.New(fault.Invalid, "database URL: %w", err)
+		return nil, badURL(err)
 	}
 	if cfg.MaxConns > 0 {
 		pc.MaxConns = cfg.MaxConns
@@ -100,4 +100,13 @@ func waitPing(ctx context.Context, pool *pgxpool.Pool) error {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// badURL is what is wrong with a connection string. The message of pgx repeats all of it but the password, and takes the
+// password for one only where it expects it.
+func badURL(err error) error {
+	if why := errors.Unwrap(err); why != nil {
+		return fault.New(fault.Invalid, "the database URL cannot be used: %w", why)
+	}
+	return fault.New(fault.Invalid, "the database URL cannot be read as one")
 }

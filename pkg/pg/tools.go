@@ -71,8 +71,8 @@ var poolOnly = []string{"default_query_exec_mode", "statement_cache_capacity", "
 // the password is there, since anybody on the machine can read a command line.
 func LibpqURL(raw string) (conninfo string, env []string, err error) {
 	cfg, err := pgconn.ParseConfig(raw)
-	if err != nil { // redacted by pgconn
-		return "", nil, fault.New(fault.Invalid, "database URL: %w", err)
+	if err != nil {
+		return "", nil, badURL(err)
 	}
 	env = cluster.Env()
 	if cfg.Password != "" {

@@ -9,8 +9,11 @@
 //     `-- +goose NO TRANSACTION`), a new constraint without NOT VALID, UPDATE and DELETE (a backfill is a job).
 //
 // A table that the same file creates is nobody's yet, and anything may be done to it. A contraction whose time has come
-// says so in a comment on the line above the statement, which reviewers then judge:
+// says so in a comment on the line above the statement, which reviewers then judge. What takes away or narrows also says
+// from which version of the schema on programs can bear it, which refuses older ones (package pg). That must be one that
+// the last release knows, since it runs beside the next:
 //
+//	-- entrepot:min-version 7
 //	-- contract: nothing has read origin since v0.4.0
 //	ALTER TABLE channels.files DROP COLUMN origin;
 //

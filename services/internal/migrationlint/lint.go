@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/entrepot-dev/entrepot/pkg/pg"
 )
 
 // Finding is a statement that breaks the rule.
@@ -26,6 +28,8 @@ type rule struct {
 	// unless is what makes the statement harmless; may be nil.
 	unless  *regexp.Regexp
 	message string
+	// contracts: programs from before the release that stopped using it break, so the file must name the oldest that do not.
+	contracts bool
 }
 
 func re(s string) *regexp.Regexp {
@@ -35,21 +39,21 @@ func re(s string) *regexp.Regexp {
 const alter = `^ALTER TABLE (?:IF EXISTS )?(?:ONLY )?([\w."]+)\b.*`
 
 var rules = []rule{
-	{re(`^DROP (?:TABLE|VIEW|MATERIALIZED VIEW|TYPE|FUNCTION|SEQUENCE|SCHEMA)\b(?: IF EXISTS)? ([\w."]+)`), nil, "takes away what the version before may use"},
-	{re(alter + `\bDROP COLUMN\b`), nil, "takes away what the version before may use"},
-	{re(alter + `\bDROP (?:IF EXISTS )?[\w"]+`), re(`\bDROP (?:COLUMN|CONSTRAINT|NOT NULL|DEFAULT|EXPRESSION|IDENTITY)\b`), "takes away what the version before may use"},
-	{re(alter + `\bALTER (?:COLUMN )?[\w"]+ DROP DEFAULT\b`), nil, "makes inserts of the version before fail"},
-	{re(alter + `\bRENAME\b`), nil, "gives another name to what the version before may use"},
-	{re(`^ALTER (?:TYPE|SCHEMA|INDEX|VIEW|SEQUENCE) ([\w."]+).*\bRENAME\b`), nil, "gives another name to what the version before may use"},
-	{re(alter + `\bALTER (?:COLUMN )?[\w"]+ (?:SET DATA )?TYPE\b`), nil, "rewrites the table under an exclusive lock; add a column and fill it with a job"},
-	{re(alter + `\bSET NOT NULL\b`), nil, "refuses rows that the version before may write; one release later"},
-	{re(alter + `\bADD (?:COLUMN )?(?:IF NOT EXISTS )?[\w"]+ [^,]*\bNOT NULL\b`), re(`\bDEFAULT\b|\bGENERATED\b`), "is NOT NULL without a default: inserts of the version before would fail"},
-	{re(alter + `\bADD (?:CONSTRAINT [\w"]+ )?(?:CHECK|FOREIGN KEY)\b`), re(`\bNOT VALID\b`), "checks the whole table under a lock; add it NOT VALID and validate it afterwards"},
-	{re(alter + `\bADD (?:CONSTRAINT [\w"]+ )?(?:UNIQUE|PRIMARY KEY|EXCLUDE)\b`), re(`\bUSING INDEX\b`), "builds an index under a lock; create it CONCURRENTLY, then add the constraint USING INDEX"},
-	{re(`^CREATE (?:UNIQUE )?INDEX\b.*? ON (?:ONLY )?([\w."]+)`), re(`\bCONCURRENTLY\b`), "locks out writers while it builds; use CONCURRENTLY in a file with '-- +goose NO TRANSACTION'"},
-	{re(`^DROP INDEX(?: IF EXISTS)? ([\w."]+)`), re(`\bCONCURRENTLY\b`), "waits for every query under an exclusive lock; use CONCURRENTLY in a file with '-- +goose NO TRANSACTION'"},
-	{re(`^(?:UPDATE|DELETE FROM|TRUNCATE(?: TABLE)?)(?: ONLY)? ([\w."]+)`), nil, "changes rows under one transaction; a backfill is a job"},
-	{re(`^LOCK(?: TABLE)? ([\w."]+)`), nil, "stops the version before"},
+	{re(`^DROP (?:TABLE|VIEW|MATERIALIZED VIEW|TYPE|FUNCTION|SEQUENCE|SCHEMA)\b(?: IF EXISTS)? ([\w."]+)`), nil, "takes away what the version before may use", true},
+	{re(alter + `\bDROP COLUMN\b`), nil, "takes away what the version before may use", true},
+	{re(alter + `\bDROP (?:IF EXISTS )?[\w"]+`), re(`\bDROP (?:COLUMN|CONSTRAINT|NOT NULL|DEFAULT|EXPRESSION|IDENTITY)\b`), "takes away what the version before may use", true},
+	{re(alter + `\bALTER (?:COLUMN )?[\w"]+ DROP DEFAULT\b`), nil, "makes inserts of the version before fail", true},
+	{re(alter + `\bRENAME\b`), nil, "gives another name to what the version before may use", true},
+	{re(`^ALTER (?:TYPE|SCHEMA|INDEX|VIEW|SEQUENCE) ([\w."]+).*\bRENAME\b`), nil, "gives another name to what the version before may use", true},
+	{re(alter + `\bALTER (?:COLUMN )?[\w"]+ (?:SET DATA )?TYPE\b`), nil, "rewrites the table under an exclusive lock; add a column and fill it with a job", true},
+	{re(alter + `\bSET NOT NULL\b`), nil, "refuses rows that the version before may write; one release later", true},
+	{re(alter + `\bADD (?:COLUMN )?(?:IF NOT EXISTS )?[\w"]+ [^,]*\bNOT NULL\b`), re(`\bDEFAULT\b|\bGENERATED\b`), "is NOT NULL without a default: inserts of the version before would fail", true},
+	{re(alter + `\bADD (?:CONSTRAINT [\w"]+ )?(?:CHECK|FOREIGN KEY)\b`), re(`\bNOT VALID\b`), "checks the whole table under a lock; add it NOT VALID and validate it afterwards", false},
+	{re(alter + `\bADD (?:CONSTRAINT [\w"]+ )?(?:UNIQUE|PRIMARY KEY|EXCLUDE)\b`), re(`\bUSING INDEX\b`), "builds an index under a lock; create it CONCURRENTLY, then add the constraint USING INDEX", false},
+	{re(`^CREATE (?:UNIQUE )?INDEX\b.*? ON (?:ONLY )?([\w."]+)`), re(`\bCONCURRENTLY\b`), "locks out writers while it builds; use CONCURRENTLY in a file with '-- +goose NO TRANSACTION'", false},
+	{re(`^DROP INDEX(?: IF EXISTS)? ([\w."]+)`), re(`\bCONCURRENTLY\b`), "waits for every query under an exclusive lock; use CONCURRENTLY in a file with '-- +goose NO TRANSACTION'", false},
+	{re(`^(?:UPDATE|DELETE FROM|TRUNCATE(?: TABLE)?)(?: ONLY)? ([\w."]+)`), nil, "changes rows under one transaction; a backfill is a job", false},
+	{re(`^LOCK(?: TABLE)? ([\w."]+)`), nil, "stops the version before", false},
 }
 
 var (
@@ -70,11 +74,12 @@ func Check(sql string) []Finding {
 		}
 	}
 	var out []Finding
+	min, err := pg.MinVersion(up)
+	if err != nil {
+		out = append(out, Finding{1, err.Error()})
+	}
 	for _, s := range statements {
-		if s.contract {
-			continue
-		}
-		if concurrently.MatchString(s.text) && !noTransaction.MatchString(sql) {
+		if !s.contract && concurrently.MatchString(s.text) && !noTransaction.MatchString(sql) {
 			out = append(out, Finding{s.line, "CONCURRENTLY needs a file with '-- +goose NO TRANSACTION'"})
 		}
 		for _, r := range rules {
@@ -82,7 +87,12 @@ func Check(sql string) []Finding {
 			if m == nil || own[table(m[1])] || r.unless != nil && r.unless.MatchString(s.text) {
 				continue
 			}
-			out = append(out, Finding{s.line, fmt.Sprintf("%s %s", first(s.text), r.message)})
+			switch {
+			case !s.contract:
+				out = append(out, Finding{s.line, fmt.Sprintf("%s %s", first(s.text), r.message)})
+			case r.contracts && min == 0 && err == nil:
+				out = append(out, Finding{s.line, fmt.Sprintf("%s contracts: say which programs work with it, by a line '-- entrepot:min-version <n>' in the file", first(s.text))})
+			}
 		}
 	}
 	return out
@@ -141,6 +151,28 @@ func split(sql string) []statement {
 		out = append(out, cur)
 	}
 	return out
+}
+
+// CheckRange returns what is wrong with the version that a migration demands of programs, if it demands one: released is
+// the newest version of its schema in the last release, 0 before the first. Programs of that release run beside the next
+// one, so no migration since may shut them out.
+func CheckRange(name, sql string, released int64) []string {
+	min, err := pg.MinVersion(sql)
+	if err != nil || min == 0 {
+		return nil // Check has said what is wrong
+	}
+	m := fileName.FindStringSubmatch(path.Base(name))
+	if m == nil {
+		return nil // CheckNames has said what is wrong
+	}
+	own, _ := strconv.ParseInt(m[1], 10, 64) // digits only
+	switch {
+	case min >= own:
+		return []string{fmt.Sprintf("min-version %d shuts out everything older than the migration %d: contract one release later", min, own)}
+	case released > 0 && own > released && min > released:
+		return []string{fmt.Sprintf("min-version %d shuts out the last release, which knows %d: contract one release later", min, released)}
+	}
+	return nil
 }
 
 var fileName = regexp.MustCompile(`^(\d{4,5})_[a-z0-9_]+\.sql$`)

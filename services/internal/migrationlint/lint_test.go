@@ -26,8 +26,11 @@ DROP TABLE channels.extras;`,
 		"a function's body":               "CREATE FUNCTION a.f() RETURNS void LANGUAGE sql AS $$\nDELETE FROM a.b;\n$$;",
 		"a rule that goes":                "ALTER TABLE a.b ALTER COLUMN c DROP NOT NULL, DROP CONSTRAINT d;",
 		"rows of a new kind":              "INSERT INTO a.b (c) VALUES (1);",
-		"a contraction that explains itself": `-- contract: nothing has read origin since v0.4.0
+		"a contraction that explains itself": `-- entrepot:min-version 7
+-- contract: nothing has read origin since v0.4.0
 ALTER TABLE a.b DROP COLUMN origin;`,
+		"a lock that explains itself": `-- contract: the table is empty until v0.5.0
+CREATE INDEX b_c ON a.b (c);`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := migrationlint.Check(sql); got != nil {
@@ -74,13 +77,58 @@ func TestWhatTheVersionBeforeCannotBearIsFound(t *testing.T) {
 }
 
 func TestAContractionSpeaksForOneStatement(t *testing.T) {
-	got := migrationlint.Check("-- +goose Up\n-- contract: gone since v1.0.0\nDROP TABLE a.b;\nDROP TABLE a.c;\n-- contract:\nDROP TABLE a.d;")
+	got := migrationlint.Check("-- entrepot:min-version 2\n-- contract: gone since v1.0.0\nDROP TABLE a.b;\nDROP TABLE a.c;\n-- contract:\nDROP TABLE a.d;")
 	lines := []int{}
 	for _, f := range got {
 		lines = append(lines, f.Line)
 	}
 	if diff := cmp.Diff([]int{4, 6}, lines); diff != "" {
 		t.Errorf("the second has no reason above it, the third an empty one: %s", diff)
+	}
+}
+
+func TestAContractionNamesTheOldestProgramThatBearsIt(t *testing.T) {
+	for _, sql := range []string{
+		"DROP TABLE a.b;", "ALTER TABLE a.b DROP COLUMN c;", "ALTER TABLE a.b RENAME COLUMN c TO d;", "ALTER TYPE a.b RENAME VALUE 'x' TO 'y';",
+		"ALTER TABLE a.b ALTER COLUMN c SET NOT NULL;", "ALTER TABLE a.b ALTER COLUMN c TYPE bigint;", "ALTER TABLE a.b ADD COLUMN c text NOT NULL;",
+		"ALTER TABLE a.b ALTER COLUMN c DROP DEFAULT;",
+	} {
+		file := "-- contract: since v1.0.0\n" + sql
+		if got := migrationlint.Check(file); len(got) != 1 || got[0].Line != 2 || !strings.Contains(got[0].Message, "min-version") {
+			t.Errorf("%s: want one finding about min-version in line 2, got %v", sql, got)
+		}
+		if got := migrationlint.Check("-- entrepot:min-version 3\n" + file); got != nil {
+			t.Errorf("%s: %v", sql, got)
+		}
+	}
+	if got := migrationlint.Check("-- entrepot:min-versoin 3\n-- contract: since v1.0.0\nDROP TABLE a.b;"); len(got) != 1 || !strings.Contains(got[0].Message, "not understood") {
+		t.Errorf("a misspelt one: %v", got)
+	}
+}
+
+func TestNoMigrationShutsOutTheReleaseBefore(t *testing.T) {
+	for name, c := range map[string]struct {
+		min      string
+		released int64
+		want     string
+	}{
+		"what the last release knows":          {"4", 5, ""},
+		"the last release's own":               {"5", 5, ""},
+		"newer than the last release":          {"6", 5, "shuts out the last release"},
+		"the migration itself":                 {"8", 5, "shuts out everything"},
+		"the migration itself, unreleased":     {"8", 0, "shuts out everything"},
+		"before anything was released":         {"7", 0, ""},
+		"a migration that was released itself": {"7", 8, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := strings.Join(migrationlint.CheckRange("00008_x.sql", "-- entrepot:min-version "+c.min, c.released), "\n")
+			if !strings.Contains(got, c.want) || (got == "") != (c.want == "") {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+		})
+	}
+	if got := migrationlint.CheckRange("00008_x.sql", "SELECT 1;", 5); got != nil {
+		t.Errorf("a migration that demands nothing: %v", got)
 	}
 }
 

@@ -5,9 +5,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/entrepot-dev/entrepot/pkg/pg"
 	"github.com/entrepot-dev/entrepot/services/internal/migrationlint"
 )
 
@@ -51,6 +53,18 @@ func released(t *testing.T) (tag string, files []string, ok bool) {
 	return tag, strings.Fields(string(out)), true
 }
 
+// newestIn returns the highest version of a schema among files, 0 if it has none.
+func newestIn(files []string, dir string) int64 {
+	var newest int64
+	for _, f := range files {
+		if digits, _, ok := strings.Cut(filepath.Base(f), "_"); ok && strings.HasPrefix(f, dir+"/") && strings.HasSuffix(f, ".sql") {
+			n, _ := strconv.ParseInt(digits, 10, 64) // a name without a number is found elsewhere
+			newest = max(newest, n)
+		}
+	}
+	return newest
+}
+
 func TestEverySchemaIsNumberedWithoutGaps(t *testing.T) {
 	for dir, files := range migrations(t) {
 		for _, problem := range migrationlint.CheckNames(files) {
@@ -74,6 +88,12 @@ func TestMigrationsSinceTheLastReleaseOnlyExpand(t *testing.T) {
 			}
 			if !strings.Contains(string(data), "-- +goose Up") {
 				t.Errorf("%s: has no '-- +goose Up'", f)
+			}
+			if _, err := pg.MinVersion(string(data)); err != nil {
+				t.Errorf("%s: %v", f, err)
+			}
+			for _, problem := range migrationlint.CheckRange(f, string(data), newestIn(old, dir)) {
+				t.Errorf("%s: %s", f, problem)
 			}
 			if !ok || isNew || slices.Contains(old, f) {
 				continue

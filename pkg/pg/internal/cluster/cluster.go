@@ -37,6 +37,8 @@ type Config struct {
 	Root string
 	// BinDir overrides the search for the binaries.
 	BinDir string
+	// Run is the Run of an earlier start of this cluster, whose clients look for the server there. Empty chooses one.
+	Run string
 	// Durable is off for throwaway clusters only: without it a crash of the machine corrupts the data.
 	Durable bool
 	// Settings are further server settings, as in postgresql.conf.
@@ -94,7 +96,7 @@ func Prepare(ctx context.Context, cfg Config) (*Cluster, error) {
 		return nil, err
 	}
 	c := &Cluster{Account: acct, Postgres: filepath.Join(bin, "postgres"), Data: data}
-	if err := c.makeRun(root); err != nil {
+	if err := c.makeRun(root, cfg.Run); err != nil {
 		return nil, err
 	}
 	c.Args = arguments(c, cfg)
@@ -143,12 +145,17 @@ func (c *Cluster) Close() error {
 	return nil
 }
 
-func (c *Cluster) makeRun(root string) error {
+func (c *Cluster) makeRun(root, before string) (err error) {
 	c.Run = filepath.Join(root, "run")
 	if len(filepath.Join(c.Run, socketName)) <= maxSocketPath {
 		return mkdirOwned(c.Account, c.Run)
 	}
-	dir, err := os.MkdirTemp("/tmp", "entrepot-pg-")
+	dir := before
+	if dir == "" {
+		dir, err = os.MkdirTemp("/tmp", "entrepot-pg-")
+	} else {
+		err = os.Mkdir(dir, 0o700) // Close has removed it; one that is there again is somebody else's
+	}
 	if err != nil {
 		return err
 	}
