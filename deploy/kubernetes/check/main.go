@@ -11,10 +11,24 @@ import (
 
 func main() {
 	schemas := flag.String("schemas", "", "directory with JSON schemas such as deployment-apps-v1.json")
+	config := flag.String("settings", "", "what 'entrepot config show' prints")
+	crd := flag.String("crd", "", "make the schemas of this CustomResourceDefinition in the directory of schemas, and end")
 	flag.Parse()
-	if *schemas == "" || flag.NArg() == 0 {
-		fmt.Fprintln(os.Stderr, "usage: check -schemas DIR KUSTOMIZATION…")
+	if *crd != "" {
+		if err := writeCRDSchemas(*crd, *schemas); err != nil {
+			fmt.Fprintln(os.Stderr, "k8s-check:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if *schemas == "" || *config == "" || flag.NArg() == 0 {
+		fmt.Fprintln(os.Stderr, "usage: check -schemas DIR -settings FILE KUSTOMIZATION…")
 		os.Exit(2)
+	}
+	known, err := readSettings(*config)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "k8s-check:", err)
+		os.Exit(1)
 	}
 	status := 0
 	for _, dir := range flag.Args() {
@@ -23,7 +37,7 @@ func main() {
 			fmt.Fprintf(os.Stderr, "k8s-check: %s: %v\n", dir, err)
 			os.Exit(1)
 		}
-		problems := check(objects, *schemas)
+		problems := check(objects, *schemas, known)
 		for _, p := range problems {
 			fmt.Fprintf(os.Stderr, "k8s-check: %s: %s\n", dir, p)
 			status = 1
@@ -59,10 +73,10 @@ func render(dir string) ([]object, error) {
 }
 
 // check returns everything that is wrong with the objects.
-func check(objects []object, schemas string) []string {
+func check(objects []object, schemas string, known *settings) []string {
 	var problems []string
 	problems = append(problems, conform(objects, schemas)...)
 	decoded, bad := decode(objects)
 	problems = append(problems, bad...)
-	return append(problems, rules(decoded)...)
+	return append(problems, rules(decoded, known)...)
 }

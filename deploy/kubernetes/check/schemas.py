@@ -10,7 +10,8 @@ import zipfile
 wheel, release, out = sys.argv[1], sys.argv[2], pathlib.Path(sys.argv[3])
 prefix = f"kubernetes_validate/kubernetes-json-schema/{release}-local-strict/"
 kinds = ["_definitions", "configmap-v1", "deployment-apps-v1", "ingress-networking-v1", "job-batch-v1", "namespace-v1",
-         "poddisruptionbudget-policy-v1", "secret-v1", "service-v1", "statefulset-apps-v1", "networkpolicy-networking-v1"]
+         "poddisruptionbudget-policy-v1", "secret-v1", "service-v1", "statefulset-apps-v1", "networkpolicy-networking-v1",
+         "horizontalpodautoscaler-autoscaling-v2", "serviceaccount-v1"]
 out.mkdir(parents=True, exist_ok=True)
 with zipfile.ZipFile(wheel) as z:
     for kind in kinds:
