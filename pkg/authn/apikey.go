@@ -16,6 +16,9 @@ const (
 	keySecretLength = 34
 	// KeyLength is the length of a whole API key.
 	KeyLength = KeyIDLength + keySecretLength
+	// ImportedKeyLength is the length of keys that were given out by a Quetz server and moved here: behind the public id
+	// they have 20 characters, 119 bits.
+	ImportedKeyLength = 32
 )
 
 // KeyHash is the SHA-256 of a whole API key or session: all that is stored of it. A fast hash suffices, because what
@@ -56,10 +59,13 @@ func HashKey(full string) KeyHash { return sha256.Sum256([]byte(full)) }
 // Equal compares in constant time.
 func (h KeyHash) Equal(other []byte) bool { return subtle.ConstantTimeCompare(h[:], other) == 1 }
 
+// WholeKey reports whether s is as long as a whole key.
+func WholeKey(s string) bool { return len(s) == KeyLength || len(s) == ImportedKeyLength }
+
 // ParseKeyID returns the public id of a key: its first characters, whether the whole key or only the id was given.
 // It reports false for what cannot be either.
 func ParseKeyID(s string) (id string, ok bool) {
-	if len(s) != KeyIDLength && len(s) != KeyLength {
+	if len(s) != KeyIDLength && !WholeKey(s) {
 		return "", false
 	}
 	for i := range len(s) {

@@ -18,6 +18,7 @@ import (
 	_ "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 	_ "github.com/entrepot-dev/entrepot/proto/entrepot/identity/v1"
 	_ "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
+	_ "github.com/entrepot-dev/entrepot/proto/entrepot/metrics/v1"
 	optionsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/options/v1"
 	_ "github.com/entrepot-dev/entrepot/proto/entrepot/storage/v1"
 	_ "github.com/entrepot-dev/entrepot/proto/entrepot/sync/v1"

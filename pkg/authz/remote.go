@@ -25,6 +25,7 @@ func RemoteSource(client identityv1.IdentityServiceClient) Source {
 			bindings []Binding
 			keys     []KeyState
 			users    []string
+			members  []Membership
 		)
 		for {
 			part, err := stream.Recv()
@@ -35,6 +36,7 @@ func RemoteSource(client identityv1.IdentityServiceClient) Source {
 				return nil, err
 			}
 			if part.GetUnchanged() {
+				_, _ = stream.Recv() // the end: a call that is cancelled counts as a failed one
 				return nil, nil
 			}
 			if version != 0 && part.GetVersion() != version {
@@ -52,8 +54,14 @@ func RemoteSource(client identityv1.IdentityServiceClient) Source {
 				keys = append(keys, state)
 			}
 			users = append(users, part.GetUserIds()...)
+			for _, m := range part.GetMemberships() {
+				for _, g := range m.GetGroupIds() {
+					members = append(members, Membership{UserID: m.GetUserId(), GroupID: g})
+				}
+			}
 			if part.GetLast() {
-				return NewSnapshot(version, bindings, keys, users), nil
+				_, _ = stream.Recv()
+				return NewSnapshot(version, bindings, keys, users, members...), nil
 			}
 		}
 	})

@@ -19,6 +19,8 @@ const (
 	UsersRead Permission = "users.read"
 	// UsersManage makes and deletes users.
 	UsersManage Permission = "users.manage"
+	// GroupsManage makes groups and says who is in them.
+	GroupsManage Permission = "groups.manage"
 	// RolesGrantMember gives the server role member to those who have none.
 	RolesGrantMember Permission = "roles.grant_member"
 	// RolesGrant gives and takes any server role.
@@ -117,7 +119,7 @@ var (
 	// A server member makes channels in the default namespace; other tenants are not theirs.
 	serverMember     = set()
 	serverMaintainer = namespaceOwner.and(set(
-		UsersRead, UsersManage, RolesGrantMember, NamespacesManage, AuditRead, StorageRead, StorageManage, JobsManage,
+		UsersRead, UsersManage, GroupsManage, RolesGrantMember, NamespacesManage, AuditRead, StorageRead, StorageManage, JobsManage,
 		ChannelsCreateMirror, ChannelsLimit, ChannelValidate,
 	))
 	serverOwner = serverMaintainer.and(set(RolesGrant))
@@ -135,7 +137,7 @@ var table = map[Kind]map[string]permissions{
 
 // serverOnly are the permissions that a part of the platform does not hold when it acts as itself: they are about
 // people, not about content.
-var serverOnly = set(UsersRead, UsersManage, RolesGrantMember, RolesGrant, NamespacesManage, AuditRead)
+var serverOnly = set(UsersRead, UsersManage, GroupsManage, RolesGrantMember, RolesGrant, NamespacesManage, AuditRead)
 
 // Known reports whether any role holds the permission. A service with an RPC that asks for another one does not start.
 func Known(p Permission) bool { return serverOwner[p] }

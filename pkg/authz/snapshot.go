@@ -10,7 +10,7 @@ import (
 
 // Binding is a role of a subject on a resource.
 type Binding struct {
-	// Subject is `user/<uuid>` or `service/<name>`.
+	// Subject is `user/<uuid>`, `group/<uuid>` or `service/<name>`.
 	Subject string
 	// Role is owner, maintainer or member.
 	Role string
@@ -28,19 +28,27 @@ type KeyState struct {
 	Expires time.Time
 }
 
+// Membership says that a user is in a group, and so holds the roles that it has.
+type Membership struct {
+	// UserID and GroupID are UUIDs.
+	UserID, GroupID string
+}
+
 // Snapshot is what is known at one version. It does not change once made.
 type Snapshot struct {
 	version  int64
 	subjects map[string]map[string][]string // subject → resource → roles
 	keys     map[string]KeyState
 	users    map[string]bool
+	groups   map[string][]string // user id → subjects of their groups
 }
 
-// NewSnapshot indexes what identity told.
-func NewSnapshot(version int64, bindings []Binding, keys []KeyState, userIDs []string) *Snapshot {
+// NewSnapshot indexes what identity told. Users are those who exist and are not shut out.
+func NewSnapshot(version int64, bindings []Binding, keys []KeyState, userIDs []string, memberships ...Membership) *Snapshot {
 	s := &Snapshot{
 		version: version, subjects: make(map[string]map[string][]string),
 		keys: make(map[string]KeyState, len(keys)), users: make(map[string]bool, len(userIDs)),
+		groups: make(map[string][]string),
 	}
 	for _, b := range bindings {
 		roles := s.subjects[b.Subject]
@@ -56,7 +64,45 @@ func NewSnapshot(version int64, bindings []Binding, keys []KeyState, userIDs []s
 	for _, id := range userIDs {
 		s.users[id] = true
 	}
+	for _, m := range memberships {
+		s.groups[m.UserID] = append(s.groups[m.UserID], "group/"+m.GroupID)
+	}
 	return s
+}
+
+// held finds the roles that a user has, by themselves and by their groups.
+func (s *Snapshot) held(userID string) lookup {
+	mine, groups := s.subjects["user/"+userID], s.groups[userID]
+	if len(groups) == 0 {
+		return func(resource string) []string { return mine[resource] }
+	}
+	return func(resource string) []string {
+		roles := mine[resource]
+		for _, g := range groups {
+			if more := s.subjects[g][resource]; len(more) > 0 {
+				roles = append(roles[:len(roles):len(roles)], more...) // never into the snapshot's own list
+			}
+		}
+		return roles
+	}
+}
+
+// all returns what held finds, for every resource.
+func (s *Snapshot) all(userID string) map[string][]string {
+	mine, groups := s.subjects["user/"+userID], s.groups[userID]
+	if len(groups) == 0 {
+		return mine
+	}
+	out := make(map[string][]string, len(mine))
+	for res, roles := range mine {
+		out[res] = roles[:len(roles):len(roles)]
+	}
+	for _, g := range groups {
+		for res, roles := range s.subjects[g] {
+			out[res] = append(out[res][:len(out[res]):len(out[res])], roles...)
+		}
+	}
+	return out
 }
 
 // Version returns the snapshot's version; it grows with every change.
@@ -97,8 +143,7 @@ func (s *Snapshot) decide(c authn.Caller, permission Permission, r Resource, now
 		}
 		return nil
 	}
-	mine := s.subjects["user/"+c.UserID]
-	if !allows(func(res string) []string { return mine[res] }, permission, r) {
+	if !allows(s.held(c.UserID), permission, r) {
 		return noPermission()
 	}
 	if c.Scoped && !allows(scopeLookup(c.Scope), permission, r) {
@@ -135,8 +180,7 @@ func (s *Snapshot) readable(c authn.Caller, now time.Time) Readable {
 	if c.UserID == "" {
 		return Readable{All: true}
 	}
-	mine := s.subjects["user/"+c.UserID]
-	held := func(res string) []string { return mine[res] }
+	mine, held := s.all(c.UserID), s.held(c.UserID)
 	if !c.Scoped {
 		return collect(mine)
 	}
@@ -191,11 +235,11 @@ func collect(roles map[string][]string) (out Readable) {
 	return out
 }
 
-// RolesOn returns the roles that the user has on resources with the prefix, such as "channel/": resource → role, the
-// highest if there are several.
+// RolesOn returns the roles that the user has, by themselves and by groups, on resources with the prefix, such as
+// "channel/": resource → role, the highest if there are several.
 func (s *Snapshot) RolesOn(userID, prefix string) map[string]string {
 	out := make(map[string]string)
-	for res, roles := range s.subjects["user/"+userID] {
+	for res, roles := range s.all(userID) {
 		if !strings.HasPrefix(res, prefix) {
 			continue
 		}

@@ -152,7 +152,14 @@ func (l *layer) readEnviron(from Sources, s *schema) (warnings []Warning) {
 		if !strings.HasPrefix(name, from.EnvPrefix) || slices.Contains(from.Reserved, name) {
 			continue
 		}
-		switch leaf := byName[name]; {
+		leaf := byName[name]
+		if leaf == nil { // perhaps below a mapping whose entries have names of their own
+			key := strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(name, from.EnvPrefix)), "__", ".")
+			if leaf = s.find(key); leaf != nil && leaf.children != nil {
+				leaf = nil
+			}
+		}
+		switch {
 		case leaf == nil:
 			l.fail("", name, "no such configuration variable%s", nearest(name, names))
 		case value == "":

@@ -19,6 +19,7 @@
 // mistakes are reported together. What is doubtful but works is a [Warning].
 //
 // Fields may be strings, booleans, numbers, time.Duration ("30s", "90d"), [Bytes] ("64MiB"), [Secret], anything with
-// UnmarshalText, lists of these (in text: separated by commas), map[string]string (in text: a=b,c=d), and structs.
+// UnmarshalText, lists of these (in text: separated by commas), map[string]string (in text: a=b,c=d), structs, and
+// mappings from names to structs: login.providers.github.client_id is ENTREPOT_LOGIN__PROVIDERS__GITHUB__CLIENT_ID.
 // It is the only package that reads the environment.
 package config

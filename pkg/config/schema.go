@@ -27,6 +27,28 @@ type schema struct {
 	index    []int              // path of fields from the root struct
 	children map[string]*schema // nil for a leaf
 	order    []string           // children as the struct declares them
+	entry    reflect.Type       // of a mapping of structs: what each entry is; its children come with their names
+}
+
+// child returns what a name below s stands for, or nil. A mapping of structs has a child of every name that can be one.
+func (s *schema) child(name string) *schema {
+	if c := s.children[name]; c != nil || s.entry == nil || !entryName(name) {
+		return c
+	}
+	c := &schema{key: s.key + "." + name, typ: s.entry}
+	if c.addFields(s.entry, nil) != nil {
+		return nil // not reached: newSchema has tried it
+	}
+	c.leaves(func(leaf *schema) { leaf.index = s.index }) // for what is inside a map there is no index
+	s.children[name] = c
+	s.order = append(s.order, name)
+	return c
+}
+
+// entryName reports whether a name can be an entry's: one that keys and variables can spell.
+func entryName(name string) bool {
+	return name != "" && len(name) <= 64 && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-_") == "" && !strings.Contains(name, "__") &&
+		!strings.HasPrefix(name, "_") && !strings.HasSuffix(name, "_")
 }
 
 // leaves calls f for each leaf, in the order of declaration.
@@ -43,7 +65,7 @@ func (s *schema) leaves(f func(*schema)) {
 // find returns what a dotted key names, or nil.
 func (s *schema) find(key string) *schema {
 	for name := range strings.SplitSeq(key, ".") {
-		if s = s.children[name]; s == nil {
+		if s = s.child(name); s == nil {
 			return nil
 		}
 	}
@@ -86,6 +108,11 @@ func (s *schema) addFields(t reflect.Type, index []int) error {
 		child := &schema{key: strings.TrimPrefix(s.key+"."+name, "."), typ: f.Type, index: path}
 		switch {
 		case isLeaf(f.Type):
+		case f.Type.Kind() == reflect.Map && f.Type.Key().Kind() == reflect.String && f.Type.Elem().Kind() == reflect.Struct:
+			child.children, child.entry = map[string]*schema{}, f.Type.Elem()
+			if _, err := newSchema(child.entry); err != nil {
+				return err
+			}
 		case f.Type.Kind() == reflect.Struct:
 			if err := child.addFields(f.Type, path); err != nil {
 				return err

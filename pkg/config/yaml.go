@@ -115,8 +115,10 @@ func (r *fileReader) mapping(n ast.Node, s *schema) {
 	}
 	for _, kv := range values {
 		name := kv.Key.GetToken().Value
-		child := s.children[name]
+		child := s.child(name)
 		switch {
+		case child == nil && s.entry != nil:
+			r.layer.fail(s.key+"."+name, place(r.file, kv.Key.GetToken()), "%q%s cannot be a name: use lower-case letters, digits, - and _", name, under(s))
 		case child == nil:
 			r.layer.fail(s.key+"."+name, place(r.file, kv.Key.GetToken()), "unknown key %q%s%s", name, under(s), nearest(name, s.order))
 		case child.children != nil:
@@ -208,6 +210,22 @@ func Show[T any](cfg T) ([]byte, error) {
 func show(s *schema, root reflect.Value) any {
 	if s.children == nil {
 		return showLeaf(root.FieldByIndex(s.index))
+	}
+	if s.entry != nil {
+		m, v := yaml.MapSlice{}, root.FieldByIndex(s.index)
+		entry, err := newSchema(s.entry)
+		if err != nil {
+			return nil // not reached: the whole schema holds it
+		}
+		names := make([]string, 0, v.Len())
+		for _, k := range v.MapKeys() {
+			names = append(names, k.String())
+		}
+		slices.Sort(names)
+		for _, name := range names {
+			m = append(m, yaml.MapItem{Key: name, Value: show(entry, v.MapIndex(reflect.ValueOf(name).Convert(v.Type().Key())))})
+		}
+		return m
 	}
 	m := make(yaml.MapSlice, 0, len(s.order))
 	for _, name := range s.order {

@@ -50,8 +50,8 @@ func registerChecks(srv *rpc.Server) {
 		return checkUUID("principal.user_id", r.GetPrincipal().GetUserId(), true)
 	})
 	rpc.Validate(srv, func(r *identityv1.GetUsersRequest) error {
-		if len(r.GetIds()) > maxUserIDs {
-			return fault.Field("ids", "at most %d ids can be asked for at once", maxUserIDs)
+		if len(r.GetIds()) > maxUserIDs || len(r.GetUsernames()) > maxUserIDs {
+			return fault.Field("ids", "at most %d users can be asked for at once", maxUserIDs)
 		}
 		for i, id := range r.GetIds() {
 			if err := checkUUID(fmt.Sprintf("ids[%d]", i), id, false); err != nil {
@@ -60,7 +60,43 @@ func registerChecks(srv *rpc.Server) {
 		}
 		return nil
 	})
+	registerLoginChecks(srv)
 	rpc.Validate(srv, func(r *identityv1.ListUsersRequest) error { return checkText("query", r.GetQuery(), maxShownName) })
+}
+
+// registerLoginChecks keeps what PostgreSQL cannot hold out of what strangers and clients send.
+func registerLoginChecks(srv *rpc.Server) {
+	texts := func(pairs ...string) error {
+		for i := 0; i < len(pairs); i += 2 {
+			if err := checkText(pairs[i], pairs[i+1], maxShownName); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	rpc.Validate(srv, func(r *identityv1.LoginRequest) error { return texts("username", r.GetUsername()) })
+	rpc.Validate(srv, func(r *identityv1.SetPasswordRequest) error { return texts("username", r.GetUsername()) })
+	rpc.Validate(srv, func(r *identityv1.SetUserDisabledRequest) error { return texts("username", r.GetUsername()) })
+	rpc.Validate(srv, func(r *identityv1.ListSessionsRequest) error { return texts("username", r.GetUsername()) })
+	rpc.Validate(srv, func(r *identityv1.RevokeSessionsRequest) error { return texts("username", r.GetUsername()) })
+	rpc.Validate(srv, func(r *identityv1.ListLinkedLoginsRequest) error { return texts("username", r.GetUsername()) })
+	rpc.Validate(srv, func(r *identityv1.LinkLoginRequest) error {
+		if r.GetProvider() == "" || r.GetSubject() == "" {
+			return fault.Field("subject", "provider and subject are needed")
+		}
+		return texts("username", r.GetUsername(), "provider", r.GetProvider(), "subject", r.GetSubject())
+	})
+	rpc.Validate(srv, func(r *identityv1.GetGroupRequest) error { return texts("group", r.GetGroup()) })
+	rpc.Validate(srv, func(r *identityv1.DeleteGroupRequest) error { return texts("group", r.GetGroup()) })
+	rpc.Validate(srv, func(r *identityv1.AddGroupMemberRequest) error {
+		return texts("group", r.GetGroup(), "username", r.GetUsername())
+	})
+	rpc.Validate(srv, func(r *identityv1.RemoveGroupMemberRequest) error {
+		return texts("group", r.GetGroup(), "username", r.GetUsername())
+	})
+	rpc.Validate(srv, func(r *identityv1.SetGroupRoleRequest) error {
+		return texts("group", r.GetGroup(), "resource", r.GetResource())
+	})
 }
 
 func checkCreateUser(r *identityv1.CreateUserRequest) error {

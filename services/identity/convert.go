@@ -14,6 +14,7 @@ import (
 func (u user) toProto() *identityv1.User {
 	return &identityv1.User{
 		Id: u.ID, Username: u.Username, Name: u.Name, AvatarUrl: u.AvatarURL, Role: u.Role, CreateTime: timestamppb.New(u.CreateTime),
+		Disabled: u.Disabled,
 	}
 }
 

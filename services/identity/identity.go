@@ -17,9 +17,17 @@
 // event. After the commit, `identity.changed` goes over the bus, so that followers ask at once instead of within two
 // seconds.
 //
+// # Logins
+//
+// People log in by a password that is kept here, or at a provider (package login). Either makes a session: a random
+// value in a cookie, which ends when its time is over, when nobody uses it, at a logout, with a new password, and when its
+// user is shut out or deleted. An account at a provider belongs to a user by the subject that the provider gives, which is
+// theirs for ever; never by a name or an address, which pass on. Groups hold roles like users do; the claims of a provider
+// put people into groups at each login, and take out only what they put in.
+//
 // # Secrets
 //
-// API keys and sessions are random and stored as SHA-256; the signing keys are sealed with the master key (package
+// Passwords are stored as argon2id. API keys and sessions are random and stored as SHA-256; the signing keys are sealed with the master key (package
 // seal). A new signing key is made every thirty days; the one before stays valid for ten minutes more.
 package identity
 
@@ -30,6 +38,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,6 +52,7 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/pg"
 	"github.com/entrepot-dev/entrepot/pkg/rpc"
 	"github.com/entrepot-dev/entrepot/pkg/seal"
+	"github.com/entrepot-dev/entrepot/services/identity/login"
 )
 
 //go:embed migrations/*.sql
@@ -53,18 +63,17 @@ var Schema = pg.Schema{Name: "identity", FS: migrations}
 
 // Config says how the service behaves. The zero Config is good.
 type Config struct {
-	// SessionLifetime is how long a login lasts; default a week.
-	SessionLifetime time.Duration
+	// Login says how people log in; its zero value is login.DefaultConfig.
+	Login login.Config
+	// Argon2 are the parameters of new password hashes; its zero value is a good choice.
+	Argon2 Argon2
 	// RotateEvery is how old a signing key becomes; default thirty days.
 	RotateEvery time.Duration
 	// TargetSecrets are credentials of targets besides the derived ones: target → secret.
 	TargetSecrets map[string]string
 }
 
-const (
-	defaultSessionLifetime = 7 * 24 * time.Hour
-	defaultRotateEvery     = 30 * 24 * time.Hour
-)
+const defaultRotateEvery = 30 * 24 * time.Hour
 
 // Publisher is what identity needs of the bus.
 type Publisher interface {
@@ -94,6 +103,8 @@ type Deps struct {
 	Channels ChannelResolver
 	// Jobs checks claims; nil means there are no tokens for jobs.
 	Jobs JobVerifier
+	// Outgoing asks login providers; it holds the egress policy. It is needed if there are any.
+	Outgoing http.RoundTripper
 	// Log may be nil.
 	Log *slog.Logger
 	// Now is the clock; nil means time.Now.
@@ -102,9 +113,11 @@ type Deps struct {
 	Random io.Reader
 }
 
-// Service implements IdentityServiceServer.
+// Service implements IdentityServiceServer, LoginServiceServer and GroupServiceServer.
 type Service struct {
 	identityv1.UnimplementedIdentityServiceServer
+	identityv1.UnimplementedLoginServiceServer
+	identityv1.UnimplementedGroupServiceServer
 
 	cfg  Config
 	deps Deps
@@ -117,6 +130,11 @@ type Service struct {
 	signer atomic.Pointer[authn.Signer]
 	used   usedKeys
 
+	providers    map[string]*login.Provider
+	passwords    *passwords
+	attempts     *attempts
+	usedSessions usedKeys
+
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 }
@@ -126,8 +144,10 @@ func New(ctx context.Context, cfg Config, deps Deps) (*Service, error) {
 	if deps.Pool == nil || deps.Roles == nil || deps.Master == nil {
 		return nil, errors.New("identity: Pool, Roles and Master are needed")
 	}
-	if cfg.SessionLifetime == 0 {
-		cfg.SessionLifetime = defaultSessionLifetime
+	if cfg.Login.SessionLifetime == 0 && cfg.Login.IdleTimeout == 0 {
+		providers := cfg.Login.Providers
+		cfg.Login = login.DefaultConfig()
+		cfg.Login.Providers = providers
 	}
 	if cfg.RotateEvery == 0 {
 		cfg.RotateEvery = defaultRotateEvery
@@ -142,6 +162,14 @@ func New(ctx context.Context, cfg Config, deps Deps) (*Service, error) {
 	if s.random == nil {
 		s.random = rand.Reader
 	}
+	s.attempts = newAttempts()
+	var err error
+	if s.passwords, err = newPasswords(cfg.Argon2, s.random); err != nil {
+		return nil, err
+	}
+	if s.providers, err = login.New(cfg.Login, login.Deps{Transport: deps.Outgoing, Now: s.now, Log: s.log}); err != nil {
+		return nil, err
+	}
 	if err := s.refreshSigner(ctx); err != nil {
 		return nil, err
 	}
@@ -151,6 +179,8 @@ func New(ctx context.Context, cfg Config, deps Deps) (*Service, error) {
 // Register adds the service and the checks of its requests to a server.
 func (s *Service) Register(srv *rpc.Server) {
 	identityv1.RegisterIdentityServiceServer(srv, s)
+	identityv1.RegisterLoginServiceServer(srv, s)
+	identityv1.RegisterGroupServiceServer(srv, s)
 	registerChecks(srv)
 }
 
@@ -163,6 +193,7 @@ func (s *Service) Start(ctx context.Context) {
 	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx)) // Stop ends it, after the server has drained
 	s.every(ctx, time.Second, "move audit events", s.DrainAudit)
 	s.every(ctx, 30*time.Second, "note the use of keys", s.flushUsed)
+	s.every(ctx, 30*time.Second, "note the use of logins", s.flushSessions)
 	s.every(ctx, time.Minute, "renew the signing keys", s.refreshSigner)
 	s.every(ctx, 10*time.Minute, "forget dead sessions", s.deleteExpiredSessions)
 }
@@ -175,7 +206,7 @@ func (s *Service) Stop(ctx context.Context) error {
 	s.stop()
 	s.wg.Wait()
 	s.stop = nil
-	return errors.Join(s.flushUsed(ctx), s.DrainAudit(ctx))
+	return errors.Join(s.flushUsed(ctx), s.flushSessions(ctx), s.DrainAudit(ctx))
 }
 
 // every runs f now and then. A failure is told once, until it works again.

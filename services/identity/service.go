@@ -79,7 +79,3 @@ func unscoped(ctx context.Context) (authn.Caller, error) {
 	}
 	return c, nil
 }
-
-func (s *Service) deleteExpiredSessions(ctx context.Context) error {
-	return store{s.deps.Pool}.deleteExpiredSessions(ctx, s.now())
-}

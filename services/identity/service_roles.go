@@ -44,6 +44,9 @@ func (s *Service) ChangeBinding(ctx context.Context, req *identityv1.ChangeBindi
 			}
 			role = ""
 		}
+		if req.GetOnlyNew() && old != "" {
+			return fault.New(fault.Conflict, "User %s has a role already", u.Username).WithReason("HAS_ROLE")
+		}
 		if role == old {
 			return errUnchanged
 		}
@@ -59,13 +62,7 @@ func (s *Service) ChangeBinding(ctx context.Context, req *identityv1.ChangeBindi
 		if err := st.setRole(ctx, subject, b.GetResource(), role); err != nil {
 			return err
 		}
-		action := "role.grant"
-		if req.GetRevoke() {
-			action = "role.revoke"
-		}
-		return audit.Record(ctx, tx, audit.Event{
-			Action: action, Resource: b.GetResource(), Details: map[string]any{"user": u.Username, "from": old, "to": role},
-		})
+		return audit.Record(ctx, tx, bindingEvent(req, u.Username, old, role))
 	})
 	if err != nil {
 		return nil, err
@@ -74,6 +71,22 @@ func (s *Service) ChangeBinding(ctx context.Context, req *identityv1.ChangeBindi
 		s.settle(ctx, version)
 	}
 	return &identityv1.ChangeBindingResponse{Version: version, User: u.toProto()}, nil
+}
+
+// bindingEvent is what the audit log says of a change of roles, by the names that the caller gives.
+func bindingEvent(req *identityv1.ChangeBindingRequest, username, old, role string) audit.Event {
+	e := audit.Event{Action: "role.grant", Resource: req.GetBinding().GetResource(), Details: map[string]any{"user": username, "from": old, "to": role}}
+	if req.GetRevoke() {
+		e.Action = "role.revoke"
+	}
+	if req.GetAuditAction() != "" {
+		e.Action = req.GetAuditAction()
+	}
+	if req.GetAuditResource() != "" {
+		e.Details["on"] = e.Resource
+		e.Resource = req.GetAuditResource()
+	}
+	return e
 }
 
 // ListBindings returns the roles on a resource.
@@ -87,6 +100,35 @@ func (s *Service) ListBindings(ctx context.Context, req *identityv1.ListBindings
 		res.Bindings = append(res.Bindings, &identityv1.UserBinding{User: u.toProto(), Role: roles[i]})
 	}
 	return res, nil
+}
+
+// maxCounted bounds one CountBindings: pages are smaller.
+const maxCounted = 1000
+
+// CountBindings returns how many users have a role on each of some resources.
+func (s *Service) CountBindings(ctx context.Context, req *identityv1.CountBindingsRequest) (*identityv1.CountBindingsResponse, error) {
+	if n := len(req.GetResources()); n > maxCounted {
+		return nil, fault.Field("resources", "%d resources are more than %d", n, maxCounted)
+	}
+	counts, err := store{s.deps.Pool}.countOn(ctx, req.GetResources())
+	if err != nil {
+		return nil, err
+	}
+	return &identityv1.CountBindingsResponse{Counts: counts}, nil
+}
+
+// ListUserBindings returns a user's roles on the resources that begin with a prefix.
+func (s *Service) ListUserBindings(ctx context.Context, req *identityv1.ListUserBindingsRequest) (*identityv1.ListUserBindingsResponse, error) {
+	st := store{s.deps.Pool}
+	u, err := st.userByName(ctx, req.GetUsername())
+	if err != nil {
+		return nil, err
+	}
+	roles, err := st.userBindings(ctx, "user/"+u.ID, req.GetPrefix())
+	if err != nil {
+		return nil, err
+	}
+	return &identityv1.ListUserBindingsResponse{User: u.toProto(), Roles: roles}, nil
 }
 
 // DeleteResourceBindings takes all roles on a resource that is gone, and on the packages below it.

@@ -5,13 +5,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	identityv1 "github.com/entrepot-dev/entrepot/proto/entrepot/identity/v1"
 
-	"github.com/entrepot-dev/entrepot/pkg/audit"
 	"github.com/entrepot-dev/entrepot/pkg/authn"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 	"github.com/entrepot-dev/entrepot/pkg/rpc"
@@ -43,7 +40,7 @@ func (s *Service) Authenticate(ctx context.Context, req *identityv1.Authenticate
 
 func (s *Service) authenticateKey(ctx context.Context, full string) (*identityv1.AuthenticateResponse, error) {
 	id, ok := authn.ParseKeyID(full)
-	if !ok || len(full) != authn.KeyLength {
+	if !ok || !authn.WholeKey(full) {
 		id = nobodysID
 	}
 	hash := authn.HashKey(full)
@@ -54,7 +51,7 @@ func (s *Service) authenticateKey(ctx context.Context, full string) (*identityv1
 	} else if err != nil {
 		return nil, err
 	}
-	if !hash.Equal(key.Hash) || key.ID == "" || (key.ExpireTime != nil && !s.now().Before(*key.ExpireTime)) {
+	if !hash.Equal(key.Hash) || key.ID == "" || key.Disabled || (key.ExpireTime != nil && !s.now().Before(*key.ExpireTime)) {
 		return nil, fault.New(fault.Unauthenticated, "Not logged in")
 	}
 	res := &identityv1.AuthenticateResponse{ExpireTime: optionalTime(key.ExpireTime)}
@@ -69,58 +66,6 @@ func (s *Service) authenticateKey(ctx context.Context, full string) (*identityv1
 	res.Principal = caller.ToProto()
 	s.used.note(key.ID, s.now())
 	return res, nil
-}
-
-func (s *Service) authenticateSession(ctx context.Context, session string) (*identityv1.AuthenticateResponse, error) {
-	// The index finds the session by its hash: what timing tells is about a hash that nobody can choose.
-	u, expires, err := store{s.deps.Pool}.session(ctx, authn.HashKey(session), s.now())
-	if fault.Is(err, fault.NotFound) {
-		return nil, fault.New(fault.Unauthenticated, "Not logged in")
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &identityv1.AuthenticateResponse{
-		Principal: authn.Caller{UserID: u.ID, Name: u.Username}.ToProto(), ExpireTime: timestamppb.New(expires),
-	}, nil
-}
-
-// CreateSession logs a user in. It is for the edge, which has checked the login.
-func (s *Service) CreateSession(ctx context.Context, req *identityv1.CreateSessionRequest) (*identityv1.CreateSessionResponse, error) {
-	if err := s.forUsers(ctx); err != nil {
-		return nil, err
-	}
-	session, err := authn.RandomString(s.random, sessionLength)
-	if err != nil {
-		return nil, err
-	}
-	expires := s.now().Add(s.cfg.SessionLifetime)
-	err = pgx.BeginFunc(ctx, s.deps.Pool, func(tx pgx.Tx) error {
-		st := store{tx}
-		u, err := st.userByName(ctx, req.GetUsername())
-		if err != nil {
-			return err
-		}
-		if err := st.insertSession(ctx, authn.HashKey(session), u.ID, expires); err != nil {
-			return err
-		}
-		return audit.Record(ctx, tx, audit.Event{Action: "session.create", Resource: "user/" + u.Username})
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &identityv1.CreateSessionResponse{Session: session, ExpireTime: timestamppb.New(expires)}, nil
-}
-
-// DeleteSession logs out; it may be repeated.
-func (s *Service) DeleteSession(ctx context.Context, req *identityv1.DeleteSessionRequest) (*emptypb.Empty, error) {
-	if err := s.forUsers(ctx); err != nil {
-		return nil, err
-	}
-	if err := (store{s.deps.Pool}).deleteSession(ctx, authn.HashKey(req.GetSession())); err != nil {
-		return nil, err
-	}
-	return &emptypb.Empty{}, nil
 }
 
 // forUsers lets those targets pass that may act for users of their choice, and so may change what users may do. A credential is asked for, not a token:
@@ -194,7 +139,7 @@ func (s *Service) GetVerificationKeys(context.Context, *identityv1.GetVerificati
 	return res, nil
 }
 
-// usedKeys collects when keys were used, to the minute, so that a login writes nothing.
+// usedKeys collects when keys or sessions were used, to the minute, so that a request writes nothing.
 type usedKeys struct {
 	mu    sync.Mutex
 	times map[string]time.Time
@@ -212,12 +157,12 @@ func (u *usedKeys) note(id string, now time.Time) {
 	}
 }
 
-// flushUsed writes what was collected; what fails is tried again.
-func (s *Service) flushUsed(ctx context.Context) error {
-	s.used.mu.Lock()
-	pending := s.used.times
-	s.used.times = nil
-	s.used.mu.Unlock()
+// flush gives write what was collected; what fails is kept for the next time.
+func (u *usedKeys) flush(write func(ids []string, times []time.Time) error) error {
+	u.mu.Lock()
+	pending := u.times
+	u.times = nil
+	u.mu.Unlock()
 	if len(pending) == 0 {
 		return nil
 	}
@@ -225,11 +170,18 @@ func (s *Service) flushUsed(ctx context.Context) error {
 	for id, t := range pending {
 		ids, times = append(ids, id), append(times, t)
 	}
-	if err := (store{s.deps.Pool}).touchKeys(ctx, ids, times); err != nil {
+	if err := write(ids, times); err != nil {
 		for id, t := range pending {
-			s.used.note(id, t)
+			u.note(id, t)
 		}
 		return err
 	}
 	return nil
+}
+
+// flushUsed writes when keys were used.
+func (s *Service) flushUsed(ctx context.Context) error {
+	return s.used.flush(func(ids []string, times []time.Time) error {
+		return store{s.deps.Pool}.touchKeys(ctx, ids, times)
+	})
 }

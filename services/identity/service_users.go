@@ -131,8 +131,8 @@ func (s *Service) DeleteUser(ctx context.Context, req *identityv1.DeleteUserRequ
 	switch {
 	case self && seen.ID != caller.UserID: // the name has passed on to somebody else
 		return nil, fault.New(fault.Denied, "No permission")
-	case !self && (seen.Role == authz.Owner || seen.Role == authz.Maintainer):
-		if err := s.allow(ctx, authz.RolesGrant); err != nil {
+	case !self:
+		if err := s.mayShutOut(ctx, seen); err != nil {
 			return nil, err
 		}
 	}
@@ -162,7 +162,12 @@ func (s *Service) SetUserRole(ctx context.Context, req *identityv1.SetUserRoleRe
 	if err != nil {
 		return nil, err
 	}
-	if err := s.mayGrant(ctx, seen.Role, req.GetRole()); err != nil {
+	if req.GetRole() == "" { // also where there is none: who may not clear a role learns nothing
+		err = s.allow(ctx, authz.RolesGrant)
+	} else {
+		err = s.mayGrant(ctx, seen.Role, req.GetRole())
+	}
+	if err != nil {
 		return nil, err
 	}
 	var u user
@@ -234,6 +239,13 @@ func (s *Service) GetUsers(ctx context.Context, req *identityv1.GetUsersRequest)
 	us, err := store{s.deps.Pool}.usersByID(ctx, req.GetIds())
 	if err != nil {
 		return nil, err
+	}
+	if len(req.GetUsernames()) > 0 {
+		named, err := store{s.deps.Pool}.usersByName(ctx, req.GetUsernames())
+		if err != nil {
+			return nil, err
+		}
+		us = append(us, named...)
 	}
 	res := &identityv1.GetUsersResponse{}
 	for _, u := range us {

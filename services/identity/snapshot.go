@@ -36,6 +36,7 @@ type snapshot struct {
 	bindings []*identityv1.Binding
 	keys     []*identityv1.KeyState
 	users    []string
+	members  []*identityv1.Membership
 }
 
 // Snapshot implements authz.Source.
@@ -52,7 +53,13 @@ func (s *Source) Snapshot(ctx context.Context, known int64) (*authz.Snapshot, er
 	for _, k := range snap.keys {
 		keys = append(keys, authz.KeyState{ID: k.GetId(), UserID: k.GetUserId(), Expires: unixTime(k.GetExpiresUnix())})
 	}
-	return authz.NewSnapshot(snap.version, bindings, keys, snap.users), nil
+	var members []authz.Membership
+	for _, m := range snap.members {
+		for _, g := range m.GetGroupIds() {
+			members = append(members, authz.Membership{UserID: m.GetUserId(), GroupID: g})
+		}
+	}
+	return authz.NewSnapshot(snap.version, bindings, keys, snap.users, members...), nil
 }
 
 // read returns the newest snapshot, or nil if it is the known one. The version is asked of the database each time:
@@ -111,11 +118,25 @@ func (st store) fill(ctx context.Context, snap *snapshot) error {
 	}); err != nil {
 		return err
 	}
-	rows, err = st.db.Query(ctx, `SELECT id::text FROM identity.users WHERE delete_time IS NULL`)
+	rows, err = st.db.Query(ctx, `SELECT id::text FROM identity.users WHERE delete_time IS NULL AND disable_time IS NULL`)
 	if err != nil {
 		return err
 	}
-	snap.users, err = pgx.CollectRows(rows, pgx.RowTo[string])
+	if snap.users, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
+		return err
+	}
+	// Whatever put somebody into a group, they are in it once; groups without a role change nothing.
+	rows, err = st.db.Query(ctx, `SELECT m.user_id::text, array_agg(DISTINCT m.group_id::text) FROM identity.group_members m
+		WHERE EXISTS (SELECT FROM identity.bindings b WHERE b.subject = 'group/' || m.group_id) GROUP BY m.user_id`)
+	if err != nil {
+		return err
+	}
+	var groups []string
+	_, err = pgx.ForEachRow(rows, []any{&a, &groups}, func() error {
+		snap.members = append(snap.members, &identityv1.Membership{UserId: a, GroupIds: groups})
+		groups = nil // else the next row is scanned into the same array
+		return nil
+	})
 	return err
 }
 
@@ -128,13 +149,14 @@ func (s *Service) GetRoleSnapshot(req *identityv1.GetRoleSnapshotRequest, stream
 	if snap == nil {
 		return stream.Send(&identityv1.GetRoleSnapshotResponse{Version: req.GetKnownVersion(), Unchanged: true, Last: true})
 	}
-	bindings, keys, users := snap.bindings, snap.keys, snap.users
+	bindings, keys, users, members := snap.bindings, snap.keys, snap.users, snap.members
 	for {
 		part := &identityv1.GetRoleSnapshotResponse{Version: snap.version}
 		part.Bindings, bindings = take(bindings)
 		part.Keys, keys = take(keys)
 		part.UserIds, users = take(users)
-		part.Last = len(bindings)+len(keys)+len(users) == 0
+		part.Memberships, members = take(members)
+		part.Last = len(bindings)+len(keys)+len(users)+len(members) == 0
 		if err := stream.Send(part); err != nil {
 			return err
 		}

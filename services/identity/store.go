@@ -6,7 +6,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/entrepot-dev/entrepot/pkg/authn"
+	identityv1 "github.com/entrepot-dev/entrepot/proto/entrepot/identity/v1"
+
 	"github.com/entrepot-dev/entrepot/pkg/authz"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 	"github.com/entrepot-dev/entrepot/pkg/pg"
@@ -35,9 +36,10 @@ type user struct {
 	AvatarURL  string
 	CreateTime time.Time
 	Role       string
+	Disabled   bool
 }
 
-const userColumns = `u.id::text, u.username, u.name, u.avatar_url, u.create_time, coalesce(b.role, '')
+const userColumns = `u.id::text, u.username, u.name, u.avatar_url, u.create_time, coalesce(b.role, ''), u.disable_time IS NOT NULL
 	FROM identity.users u LEFT JOIN identity.bindings b ON b.subject = 'user/' || u.id AND b.resource = 'server'`
 
 func userNotFound(username string) error {
@@ -126,6 +128,9 @@ func (st store) anyUser(ctx context.Context) (found bool, err error) {
 func (st store) deleteUser(ctx context.Context, id string) error {
 	for _, sql := range []string{
 		`DELETE FROM identity.sessions WHERE user_id = $1::uuid`,
+		`DELETE FROM identity.passwords WHERE user_id = $1::uuid`,
+		`DELETE FROM identity.logins WHERE user_id = $1::uuid`,
+		`DELETE FROM identity.group_members WHERE user_id = $1::uuid`,
 		`DELETE FROM identity.api_keys WHERE user_id = $1::uuid`,
 		`DELETE FROM identity.bindings WHERE subject = 'user/' || $1::text`,
 		`UPDATE identity.users SET delete_time = now(), avatar_url = '' WHERE id = $1::uuid`,
@@ -157,9 +162,11 @@ func (st store) setRole(ctx context.Context, subject, resource, role string) err
 	return pg.Classify(err)
 }
 
-// otherOwner reports whether somebody else owns the resource.
+// otherOwner reports whether another user owns the resource, who can still do something. Groups do not count: they can be
+// empty tomorrow.
 func (st store) otherOwner(ctx context.Context, resource, subject string) (found bool, err error) {
-	err = st.db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM identity.bindings WHERE resource = $1 AND role = 'owner' AND subject <> $2)`,
+	err = st.db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM identity.bindings b JOIN identity.users u ON b.subject = 'user/' || u.id
+		WHERE b.resource = $1 AND b.role = 'owner' AND b.subject <> $2 AND u.delete_time IS NULL AND u.disable_time IS NULL)`,
 		resource, subject).Scan(&found)
 	return found, pg.Classify(err)
 }
@@ -181,6 +188,43 @@ func (st store) resourceUsers(ctx context.Context, resource string) (us []user, 
 		return nil
 	})
 	return us, roles, pg.Classify(err)
+}
+
+// countOn returns how many users have a role on each of some resources.
+func (st store) countOn(ctx context.Context, resources []string) (map[string]int64, error) {
+	rows, err := st.db.Query(ctx, `SELECT b.resource, count(*) FROM identity.bindings b JOIN identity.users u ON b.subject = 'user/' || u.id
+		WHERE b.resource = ANY($1) AND u.delete_time IS NULL GROUP BY b.resource`, resources)
+	if err != nil {
+		return nil, pg.Classify(err)
+	}
+	out := map[string]int64{}
+	var resource string
+	var n int64
+	_, err = pgx.ForEachRow(rows, []any{&resource, &n}, func() error {
+		out[resource] = n
+		return nil
+	})
+	return out, pg.Classify(err)
+}
+
+// userBindings returns a subject's roles on the resources that begin with a prefix.
+func (st store) userBindings(ctx context.Context, subject, prefix string) ([]*identityv1.RoleGrant, error) {
+	rows, err := st.db.Query(ctx, `SELECT resource, role FROM identity.bindings WHERE subject = $1 AND starts_with(resource, $2) ORDER BY resource`, subject, prefix)
+	if err != nil {
+		return nil, pg.Classify(err)
+	}
+	var out []*identityv1.RoleGrant
+	var resource, role string
+	_, err = pgx.ForEachRow(rows, []any{&resource, &role}, func() error {
+		out = append(out, &identityv1.RoleGrant{Role: role, Resource: resource})
+		return nil
+	})
+	return out, pg.Classify(err)
+}
+
+// usersByName returns the living users of those names, in no order.
+func (st store) usersByName(ctx context.Context, names []string) ([]user, error) {
+	return st.users(ctx, `SELECT `+userColumns+` WHERE u.delete_time IS NULL AND lower(u.username) IN (SELECT lower(n) FROM unnest($1::text[]) n)`, names)
 }
 
 // deleteBindings takes all roles on a resource and on the packages below; it returns how many there were.
@@ -213,26 +257,4 @@ func (st store) namespaces(ctx context.Context) ([]namespace, error) {
 	}
 	ns, err := pgx.CollectRows(rows, pgx.RowToStructByPos[namespace])
 	return ns, pg.Classify(err)
-}
-
-func (st store) insertSession(ctx context.Context, hash authn.KeyHash, userID string, expires time.Time) error {
-	_, err := st.db.Exec(ctx, `INSERT INTO identity.sessions (hash, user_id, expire_time) VALUES ($1, $2::uuid, $3)`, hash[:], userID, expires)
-	return pg.Classify(err)
-}
-
-// session returns whose session it is and when it ends, or NotFound.
-func (st store) session(ctx context.Context, hash authn.KeyHash, now time.Time) (u user, expires time.Time, err error) {
-	err = st.db.QueryRow(ctx, `SELECT u.id::text, u.username, s.expire_time FROM identity.sessions s JOIN identity.users u ON u.id = s.user_id
-		WHERE s.hash = $1 AND s.expire_time > $2 AND u.delete_time IS NULL`, hash[:], now).Scan(&u.ID, &u.Username, &expires)
-	return u, expires, pg.Classify(err)
-}
-
-func (st store) deleteSession(ctx context.Context, hash authn.KeyHash) error {
-	_, err := st.db.Exec(ctx, `DELETE FROM identity.sessions WHERE hash = $1`, hash[:])
-	return pg.Classify(err)
-}
-
-func (st store) deleteExpiredSessions(ctx context.Context, now time.Time) error {
-	_, err := st.db.Exec(ctx, `DELETE FROM identity.sessions WHERE expire_time <= $1`, now)
-	return pg.Classify(err)
 }

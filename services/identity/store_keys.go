@@ -22,6 +22,7 @@ type apiKey struct {
 	CreateTime  time.Time
 	ExpireTime  *time.Time
 	LastUsed    *time.Time
+	Disabled    bool // its owner is shut out
 }
 
 // keyRole is a role that a key is narrowed to.
@@ -32,7 +33,7 @@ type keyRole struct {
 	Shown    string
 }
 
-const keyColumns = `SELECT k.id, k.user_id::text, u.username, k.hash, k.description, k.scoped, k.create_time, k.expire_time, k.last_used_time
+const keyColumns = `SELECT k.id, k.user_id::text, u.username, k.hash, k.description, k.scoped, k.create_time, k.expire_time, k.last_used_time, u.disable_time IS NOT NULL
 	FROM identity.api_keys k JOIN identity.users u ON u.id = k.user_id WHERE u.delete_time IS NULL AND `
 
 func (st store) insertKey(ctx context.Context, k apiKey, roles []keyRole) (created time.Time, err error) {
