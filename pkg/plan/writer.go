@@ -16,6 +16,9 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 )
 
+// windowSize is the history of a plan's compression.
+const windowSize = 1 << 20
+
 // Writer writes a plan entry by entry. It is for one goroutine.
 type Writer struct {
 	enc      *zstd.Encoder
@@ -36,7 +39,8 @@ func NewWriter(w io.Writer, h *channelsv1.PlanHeader) (*Writer, error) {
 		return nil, err
 	}
 	// One core, one frame: plans are written beside downloads and hashing, and equal plans give equal blobs.
-	enc, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest))
+	// A small window: entries resemble their neighbours, and both sides hold it in memory.
+	enc, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(windowSize))
 	if err != nil {
 		return nil, fmt.Errorf("plan: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
@@ -16,6 +17,7 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/blob"
 	"github.com/entrepot-dev/entrepot/pkg/conda/dist"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
+	"github.com/entrepot-dev/entrepot/pkg/guard"
 	"github.com/entrepot-dev/entrepot/pkg/names"
 	"github.com/entrepot-dev/entrepot/pkg/pg"
 	"github.com/entrepot-dev/entrepot/pkg/plan"
@@ -23,33 +25,31 @@ import (
 
 // Diff and Apply are the two halves of an import: what has to be fetched, and, once it is stored, the next revision.
 
-// stagePlan reads a plan blob into the staging tables and works out the changes.
-func (s *Service) stagePlan(ctx context.Context, st *staging, digest blob.Digest, policy channelsv1.RemovalPolicy, uploader string) error {
+// stagePlan reads a plan blob into the staging tables and works out the changes. It returns the policy that applies.
+func (s *Service) stagePlan(ctx context.Context, st *staging, digest blob.Digest, policy channelsv1.RemovalPolicy, uploader string) (channelsv1.RemovalPolicy, error) {
+	if policy == channelsv1.RemovalPolicy_REMOVAL_POLICY_UNSPECIFIED {
+		m, err := st.channel.mirrorSettings()
+		if err != nil {
+			return policy, err
+		}
+		policy = m.GetRemovalPolicy()
+	}
+	done, err := s.stageChanges(ctx, st, digest, policy, uploader)
+	if err == nil && !done {
+		err = s.stageWhole(ctx, st, digest, policy, uploader)
+	}
+	return policy, err
+}
+
+// stageWhole stages all of a plan.
+func (s *Service) stageWhole(ctx context.Context, st *staging, digest blob.Digest, policy channelsv1.RemovalPolicy, uploader string) error {
 	r, err := plan.Open(ctx, s.blobs, digest, s.cfg.Plan)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	if f := r.Header().GetFormat(); f != st.channel.Format {
-		return fault.New(fault.Invalid, "the plan is for %s, channel %s holds %s", f, st.channel.Name, st.channel.Format).WithReason(plan.Reason)
-	}
-	st.subdirs = make(map[string]subdirState)
-	for _, sub := range r.Header().GetSubdirs() {
-		if err := dist.CheckSubdir(sub.GetSubdir()); err != nil {
-			return fault.New(fault.Invalid, "plan: %w", err).WithReason(plan.Reason)
-		}
-		removed := slices.Clone(sub.GetRemoved())
-		slices.Sort(removed)
-		removed = slices.Compact(removed)
-		for _, filename := range removed {
-			if _, err := names.CleanPath(filename); err != nil || strings.Contains(filename, "/") || !isText(filename) {
-				return fault.New(fault.Invalid, "plan: the removed file %q is no file name", shown(filename)).WithReason(plan.Reason)
-			}
-		}
-		if _, _, err := infoExtra(sub.GetInfo()); err != nil {
-			return err
-		}
-		st.subdirs[sub.GetSubdir()] = subdirState{info: sub.GetInfo(), removed: removed}
+	if err := st.speaksOf(r.Header()); err != nil {
+		return err
 	}
 	err = st.plan(ctx, func() (plannedFile, bool, error) {
 		e, err := r.Next()
@@ -68,15 +68,34 @@ func (s *Service) stagePlan(ctx context.Context, st *staging, digest blob.Digest
 	if err := st.diff(ctx); err != nil {
 		return err
 	}
-	if policy == channelsv1.RemovalPolicy_REMOVAL_POLICY_UNSPECIFIED {
-		m, err := st.channel.mirrorSettings()
-		if err != nil {
-			return err
-		}
-		policy = m.GetRemovalPolicy()
-	}
 	if policy == channelsv1.RemovalPolicy_REMOVAL_POLICY_PRUNE {
 		return st.prune(ctx)
+	}
+	return nil
+}
+
+// speaksOf takes what a plan says of whole subdirs.
+func (s *staging) speaksOf(h *channelsv1.PlanHeader) error {
+	if f := h.GetFormat(); f != s.channel.Format {
+		return fault.New(fault.Invalid, "the plan is for %s, channel %s holds %s", f, s.channel.Name, s.channel.Format).WithReason(plan.Reason)
+	}
+	s.subdirs = make(map[string]subdirState)
+	for _, sub := range h.GetSubdirs() {
+		if err := dist.CheckSubdir(sub.GetSubdir()); err != nil {
+			return fault.New(fault.Invalid, "plan: %w", err).WithReason(plan.Reason)
+		}
+		removed := slices.Clone(sub.GetRemoved())
+		slices.Sort(removed)
+		removed = slices.Compact(removed)
+		for _, filename := range removed {
+			if _, err := names.CleanPath(filename); err != nil || strings.Contains(filename, "/") || !isText(filename) {
+				return fault.New(fault.Invalid, "plan: the removed file %q is no file name", shown(filename)).WithReason(plan.Reason)
+			}
+		}
+		if _, _, err := infoExtra(sub.GetInfo()); err != nil {
+			return err
+		}
+		s.subdirs[sub.GetSubdir()] = subdirState{info: sub.GetInfo(), removed: removed}
 	}
 	return nil
 }
@@ -128,8 +147,17 @@ func (s *Service) Diff(ctx context.Context, req *channelsv1.DiffRequest) (*chann
 		return nil, err
 	}
 	out := new(channelsv1.DiffResponse)
-	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
-		ch, err := channelByID(ctx, tx, ch.ID)
+	err = s.againWhole(ctx, ch.Name, func(whole bool) error { return s.compare(ctx, ch.ID, digest, req.GetRemovalPolicy(), whole, out) })
+	if err != nil {
+		return nil, fmt.Errorf("diff %s: %w", ch.Name, pg.Classify(err))
+	}
+	return out, nil
+}
+
+// compare fills in the answer of Diff, in a transaction that changes nothing.
+func (s *Service) compare(ctx context.Context, id uuid.UUID, digest blob.Digest, policy channelsv1.RemovalPolicy, whole bool, out *channelsv1.DiffResponse) error {
+	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
+		ch, err := channelByID(ctx, tx, id)
 		if err != nil {
 			return err
 		}
@@ -137,7 +165,8 @@ func (s *Service) Diff(ctx context.Context, req *channelsv1.DiffRequest) (*chann
 		if err != nil {
 			return err
 		}
-		if err := s.stagePlan(ctx, st, digest, req.GetRemovalPolicy(), ""); err != nil {
+		st.whole = whole
+		if _, err := s.stagePlan(ctx, st, digest, policy, ""); err != nil {
 			return err
 		}
 		sum, err := st.summarize(ctx)
@@ -158,10 +187,10 @@ func (s *Service) Diff(ctx context.Context, req *channelsv1.DiffRequest) (*chann
 		out.Missing = info.Digest[:]
 		return errRollback
 	})
-	if err != nil && !errors.Is(err, errRollback) {
-		return nil, fmt.Errorf("diff %s: %w", ch.Name, pg.Classify(err))
+	if errors.Is(err, errRollback) {
+		return nil
 	}
-	return out, nil
+	return err
 }
 
 // importTarget finds the channel of an import and checks that it is one that imports.
@@ -191,15 +220,18 @@ func mirrorOnly(c *channelRow) error {
 
 // unchanged counts the planned files that the channel has as they are; kept ones count if they are there.
 func (s *staging) unchanged(ctx context.Context) (n int64, err error) {
+	if s.planned == 0 {
+		return s.same, nil
+	}
 	done, err := s.bulk(ctx)
 	if err != nil {
 		return 0, err
 	}
 	defer done(&err)
 	err = s.tx.QueryRow(ctx, `
-		SELECT count(*) FROM channels_plan p JOIN channels.files f ON f.channel_id = $1 AND f.path = p.path AND f.removed_rev IS NULL
+		SELECT count(*) FROM channels_plan p JOIN `+s.listed("p")+`
 		WHERE NOT EXISTS (SELECT 1 FROM channels_change c WHERE c.path = p.path)`, s.channel.ID).Scan(&n)
-	return n, pg.Classify(err)
+	return n + s.same, pg.Classify(err)
 }
 
 // markMissing marks the staged files whose bytes are not stored, and adds them up.
@@ -207,7 +239,7 @@ func (s *Service) markMissing(ctx context.Context, st *staging) (count, size int
 	err = st.eachDigest(ctx, func(page []stagedDigest) error {
 		var missing []string
 		if err := eachStored(ctx, s.blobs, page, func(i int, stored bool, _ int64) {
-			if !stored {
+			if !stored || !guard.Stored {
 				missing = append(missing, page[i].Path)
 				size += max(page[i].Size, 0)
 			}
@@ -289,21 +321,36 @@ func (s *Service) Apply(ctx context.Context, req *channelsv1.ApplyRequest) (*cha
 		return nil, fault.Field("expected_head", "must be the head that the plan was compared with")
 	}
 	caller := authn.FromContext(ctx)
-	hold, err := claimOf(caller)
+	holds, err := claimsOf(caller)
 	if err != nil {
 		return nil, err
 	}
+	var out *published
 	var unchanged int64
-	out, err := s.publish(ctx, publication{
-		channel: ch.ID, cause: causeSync, author: caller.Actor(), expected: req.GetExpectedHead(), hold: hold,
-		stage: func(ctx context.Context, st *staging) error {
+	err = s.againWhole(ctx, ch.Name, func(whole bool) (err error) {
+		out, unchanged, err = s.apply(ctx, ch.ID, digest, req, holds, whole)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("apply to %s: %w", ch.Name, err)
+	}
+	return &channelsv1.ApplyResponse{Revision: out.channel.Head, Added: out.Put, Unchanged: unchanged, Removed: out.Removed}, nil
+}
+
+// apply publishes a plan, by what it says otherwise than the one before unless whole is set.
+func (s *Service) apply(ctx context.Context, id uuid.UUID, digest blob.Digest, req *channelsv1.ApplyRequest, holds []claim, whole bool) (out *published, unchanged int64, err error) {
+	caller := authn.FromContext(ctx)
+	var policy channelsv1.RemovalPolicy
+	out, err = s.publish(ctx, publication{
+		channel: id, cause: causeSync, author: caller.Actor(), expected: req.GetExpectedHead(), holds: holds,
+		stage: func(ctx context.Context, st *staging) (err error) {
 			if err := mirrorOnly(st.channel); err != nil {
 				return err
 			}
-			if err := s.stagePlan(ctx, st, digest, req.GetRemovalPolicy(), caller.Actor()); err != nil {
+			st.whole = whole
+			if policy, err = s.stagePlan(ctx, st, digest, req.GetRemovalPolicy(), caller.Actor()); err != nil {
 				return err
 			}
-			var err error
 			if unchanged, err = st.unchanged(ctx); err != nil {
 				return err
 			}
@@ -314,9 +361,9 @@ func (s *Service) Apply(ctx context.Context, req *channelsv1.ApplyRequest) (*cha
 				"revision": out.channel.Head, "added": out.Put, "removed": out.Removed, "job": caller.JobID,
 			})
 		},
+		finish: func(ctx context.Context, tx pgx.Tx, out *published) error {
+			return s.noteApplied(ctx, tx, out.channel, appliedPlan{Plan: digest, Policy: int16(policy), Files: out.Put + unchanged})
+		},
 	})
-	if err != nil {
-		return nil, fmt.Errorf("apply to %s: %w", ch.Name, err)
-	}
-	return &channelsv1.ApplyResponse{Revision: out.channel.Head, Added: out.Put, Unchanged: unchanged, Removed: out.Removed}, nil
+	return out, unchanged, err
 }

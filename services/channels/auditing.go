@@ -14,5 +14,8 @@ import (
 func (s *Service) record(ctx context.Context, tx pg.DB, caller authn.Caller, action string, c *channelRow, details map[string]any) error {
 	all := map[string]any{"id": c.ID.String()}
 	maps.Copy(all, details)
-	return audit.Record(authn.NewContext(ctx, caller), tx, audit.Event{Action: action, Resource: "channel/" + c.Name, Details: all})
+	return audit.Record(authn.NewContext(ctx, caller), tx, audit.Event{Action: action, Resource: auditName(c), Details: all})
 }
+
+// auditName is what the audit log calls a channel.
+func auditName(c *channelRow) string { return "channel/" + c.Name }

@@ -132,13 +132,15 @@ func (s *Service) publishUploads(ctx context.Context, channel uuid.UUID, group [
 
 func (s *Service) publishGroup(ctx context.Context, channel uuid.UUID, group []*upload, accepted, later *[]*upload) (*published, map[string]*fileRow, error) {
 	var paths []string
+	var holds []claim
 	for _, u := range group {
 		for _, in := range u.files {
 			paths = append(paths, in.file.path)
 		}
+		holds = append(holds, u.holds...) // one that is gone fails the group, whose members then try alone
 	}
 	var found map[string]*fileRow
-	p := publication{channel: channel, cause: causeUpload, author: authors(group), texts: make(map[string]packageText)}
+	p := publication{channel: channel, cause: causeUpload, author: authors(group), holds: holds, texts: make(map[string]packageText)}
 	p.stage = func(ctx context.Context, st *staging) error {
 		if err := hostedOnly(st.channel); err != nil {
 			return err

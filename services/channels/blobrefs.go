@@ -36,7 +36,7 @@ func removeRefs(ctx context.Context, tx pgx.Tx, channel uuid.UUID, digests []blo
 }
 
 func removeAllRefs(ctx context.Context, tx pgx.Tx, channel uuid.UUID) error {
-	_, err := refs.RemoveOwner(ctx, tx, owner(channel))
+	_, err := refs.RemoveOwner(ctx, tx, owner(channel), planOwner(channel))
 	return err
 }
 

@@ -111,21 +111,21 @@ func TestCreateChannel(t *testing.T) {
 		}
 		const pattern = "String should match pattern '^(http|https)://.+'"
 		for message, reqs := range map[string][]*channelsv1.CreateChannelRequest{
-			"_ should not be used in channel name":                      {{Name: "a_b"}},
-			"String should have at most 50 characters":                  {{Name: strings.Repeat("a", 51)}},
-			"String should have at most 300 characters":                 {{Name: "x", Description: strings.Repeat("ü", 301)}},
-			"must be UTF-8 text":                                        {{Name: "x", Description: "a\x00"}},
-			"must be positive value":                                    {{Name: "x", SizeLimit: new(int64(-1))}},
-			"must be between 0 and 2147483647 seconds":                  {{Name: "x", Ttl: new(int64(-1))}, {Name: "x", Ttl: new(int64(1 << 40))}},
-			"hosted channels have no upstream":                          {{Name: "x", Kind: 1, Mirror: &channelsv1.MirrorSettings{Url: "https://up.example"}}},
-			"mirrors and proxies need an upstream":                      {{Name: "x", Kind: 2}, {Name: "x", Kind: 3}},
-			"is not known":                                              {{Name: "x", Kind: 9, Mirror: &channelsv1.MirrorSettings{Url: "https://up.example"}}},
-			pattern:                                                     {url(""), url("ftp://x"), url("file:///etc/passwd"), url("//x")},
-			"must be an http or https URL of at most 2048 characters":   {url("https://"), url("https:///x"), url("http://[::1"), url("https://x/" + strings.Repeat("a", 2048))},
-			"must not hold credentials":                                 {url("https://u:p@x/"), url("https://u@x/")},
-			"must have neither query nor fragment":                      {url("https://x/?a"), url("https://x/#b")},
-			"an item must have 1 to 256 characters":                     {up(func(m *channelsv1.MirrorSettings) { m.Includelist = []string{""} })},
-			"Cannot use both `includelist` and `excludelist` together.": {up(func(m *channelsv1.MirrorSettings) { m.Includelist, m.Excludelist = []string{"a"}, []string{"b"} })},
+			"_ should not be used in channel name":                               {{Name: "a_b"}},
+			"String should have at most 50 characters":                           {{Name: strings.Repeat("a", 51)}},
+			"String should have at most 300 characters":                          {{Name: "x", Description: strings.Repeat("ü", 301)}},
+			"must be UTF-8 text":                                                 {{Name: "x", Description: "a\x00"}},
+			"must be positive value":                                             {{Name: "x", SizeLimit: new(int64(-1))}},
+			"must be between 0 and 2147483647 seconds":                           {{Name: "x", Ttl: new(int64(-1))}, {Name: "x", Ttl: new(int64(1 << 40))}},
+			"hosted channels have no upstream":                                   {{Name: "x", Kind: 1, Mirror: &channelsv1.MirrorSettings{Url: "https://up.example"}}},
+			"mirrors and proxies need an upstream":                               {{Name: "x", Kind: 2}, {Name: "x", Kind: 3}},
+			"is not known":                                                       {{Name: "x", Kind: 9, Mirror: &channelsv1.MirrorSettings{Url: "https://up.example"}}},
+			pattern:                                                              {url(""), url("ftp://x"), url("file:///etc/passwd"), url("//x")},
+			"must be an http or https URL of at most 2048 characters":            {url("https://"), url("https:///x"), url("http://[::1"), url("https://x/" + strings.Repeat("a", 2048))},
+			"must not hold credentials: set them with `entrepot channel remote`": {url("https://u:p@x/"), url("https://u@x/")},
+			"must have neither query nor fragment":                               {url("https://x/?a"), url("https://x/#b")},
+			"an item must have 1 to 256 characters":                              {up(func(m *channelsv1.MirrorSettings) { m.Includelist = []string{""} })},
+			"Cannot use both `includelist` and `excludelist` together.":          {up(func(m *channelsv1.MirrorSettings) { m.Includelist, m.Excludelist = []string{"a"}, []string{"b"} })},
 		} {
 			for _, req := range reqs {
 				_, err := b.api.CreateChannel(b.as(b.admin), req)
@@ -181,7 +181,7 @@ func TestUpdateChannel(t *testing.T) {
 		t.Errorf("%v, %v", ch, err)
 	}
 	_, err = update(b.admin, "mir", &channelsv1.Channel{Mirror: &channelsv1.MirrorSettings{Url: "https://u:p@x"}}, "mirror.url")
-	wantFault(t, err, fault.Invalid, "", "must not hold credentials")
+	wantFault(t, err, fault.Invalid, "", "must not hold credentials: set them with `entrepot channel remote`")
 }
 
 func TestPrivateChannelsArePrivate(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/google/uuid"
@@ -13,6 +14,7 @@ import (
 
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 	identityv1 "github.com/entrepot-dev/entrepot/proto/entrepot/identity/v1"
+	syncv1 "github.com/entrepot-dev/entrepot/proto/entrepot/sync/v1"
 
 	"github.com/entrepot-dev/entrepot/pkg/authn"
 	"github.com/entrepot-dev/entrepot/pkg/authz"
@@ -20,6 +22,7 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/conda/archive"
 	"github.com/entrepot-dev/entrepot/pkg/jobs"
 	"github.com/entrepot-dev/entrepot/pkg/plan"
+	"github.com/entrepot-dev/entrepot/pkg/seal"
 )
 
 // Config tunes the service. The zero value takes the defaults.
@@ -41,9 +44,18 @@ type Config struct {
 	// KeepHistory is how long files stay in storage after they left their channel, for readers of former revisions.
 	// Default 7 days.
 	KeepHistory time.Duration
+	// PublicURL is where this server is reached from outside: an address of its own is not asked over the network.
+	PublicURL string
+	// PackageStore is a directory with packages as <channel>/<subdir>/<file>, which reindex looks through, too: that of a
+	// Quetz, for one. Empty means none.
+	PackageStore string
+	// DefaultQuota is the size limit in bytes of channels that are made without one. 0 means none.
+	DefaultQuota int64
 
 	pastRecords   int // see the constants; tests lower them
 	gzipWithIndex int64
+	extrasPause   time.Duration
+	spliceFrom    int64
 }
 
 func (c Config) withDefaults() Config {
@@ -64,6 +76,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.gzipWithIndex <= 0 {
 		c.gzipWithIndex = gzipWithIndex
+	}
+	if c.spliceFrom <= 0 {
+		c.spliceFrom = spliceFrom
+	}
+	if c.extrasPause <= 0 {
+		c.extrasPause = extrasPause
 	}
 	return c
 }
@@ -90,26 +108,37 @@ type Deps struct {
 	Bus Publisher
 	// Identity keeps the members. It is called as this process, not as the user.
 	Identity identityv1.IdentityServiceClient
-	Roles    Roles
-	Now      func() time.Time
-	Logger   *slog.Logger
+	// Upstreams keeps the credentials that come with the URL of a new mirror or proxy; without it such URLs are refused.
+	Upstreams syncv1.SyncServiceClient
+	// HTTP asks other servers: mirrors that are registered, upstreams that this server is a mirror of. It obeys the egress
+	// policy and follows no redirects; nil asks nobody.
+	HTTP *http.Client
+	// Seal keeps what must not be read or written by others: upstreams' keys, and the catalogs. Nil: neither is kept.
+	Seal   *seal.Key
+	Roles  Roles
+	Now    func() time.Time
+	Logger *slog.Logger
 }
 
 // Service implements channelsv1.ChannelServiceServer and the jobs of the kinds KindIndex, KindExtras and KindPast.
 type Service struct {
 	channelsv1.UnimplementedChannelServiceServer
 
-	cfg      Config
-	pool     *pgxpool.Pool
-	blobs    blob.Store
-	jobs     *jobs.Client
-	bus      Publisher
-	identity identityv1.IdentityServiceClient
-	roles    Roles
-	now      func() time.Time
-	log      *slog.Logger
+	cfg       Config
+	pool      *pgxpool.Pool
+	blobs     blob.Store
+	jobs      *jobs.Client
+	bus       Publisher
+	identity  identityv1.IdentityServiceClient
+	upstreams syncv1.SyncServiceClient
+	http      *http.Client
+	seal      *seal.Key
+	roles     Roles
+	now       func() time.Time
+	log       *slog.Logger
 
 	gates   gates
+	prompt  courtesy // of builds that clients wait for
 	uploads uploads
 
 	pastFlights singleflight.Group
@@ -124,7 +153,7 @@ func New(cfg Config, d Deps) (*Service, error) {
 		return nil, fmt.Errorf("channels: pool, blobs, jobs, identity and roles are required")
 	}
 	s := &Service{
-		cfg: cfg.withDefaults(), pool: d.Pool, blobs: d.Blobs, jobs: d.Jobs, bus: d.Bus, identity: d.Identity, roles: d.Roles, now: d.Now, log: d.Logger,
+		cfg: cfg.withDefaults(), pool: d.Pool, blobs: d.Blobs, jobs: d.Jobs, bus: d.Bus, identity: d.Identity, upstreams: d.Upstreams, http: d.HTTP, seal: d.Seal, roles: d.Roles, now: d.Now, log: d.Logger,
 		pastSlots: make(chan struct{}, pastParallel),
 	}
 	if s.now == nil {

@@ -29,10 +29,18 @@
 // What a job builds switches together. Every index file is a rendition: a path serves its newest rendition that is not
 // newer than the head, so a file is never a mix of two revisions. The .zst and .gz of a document are also what the edge
 // sends, with a Content-Encoding, to those who ask for the plain name; Resolve names them if they are of its revision.
-// A large repodata.json gets its .gz and .bz2 late, so that nobody waits for what few clients read.
+// A large repodata.json gets its .gz and .bz2 late, so that nobody waits for what few clients read. It is made from the one
+// before (splice.go): spans of records that have not changed are copied, and only the rows that differ are read. Extras are
+// built at once after a rest, and under a stream of publications every so many seconds, by the size of the index, and after
+// the last; while a repodata.json is being built in the same process their packing pauses.
 //
 // run_exports.json lists a package that was looked into and exports nothing with {}, and leaves out one of which nobody
 // knows (of a mirror whose upstream does not say). channeldata.json has texts and flags of uploads only.
+//
+// # Imports
+//
+// The plan that a mirror's head was made of is remembered (applied.go). The next plan is compared with it as both lie in
+// storage, and only what differs is staged; all of it is compared with the rows if the former plan does not say enough.
 //
 // # The past
 //

@@ -2,6 +2,7 @@ package channels
 
 import (
 	"context"
+	"time"
 
 	"github.com/google/uuid"
 )
@@ -19,6 +20,18 @@ func BuildMonoliths(ctx context.Context, s *Service, channel, subdir string) (in
 // WithGzipAfter makes gzip an extra of documents of more than n bytes.
 func (c Config) WithGzipAfter(n int64) Config {
 	c.gzipWithIndex = n
+	return c
+}
+
+// WithExtrasPause sets the least pause between two builds of the same extras.
+func (c Config) WithExtrasPause(d time.Duration) Config {
+	c.extrasPause = d
+	return c
+}
+
+// WithSpliceFrom sets from which size on a repodata.json is made from the one before.
+func (c Config) WithSpliceFrom(n int64) Config {
+	c.spliceFrom = n
 	return c
 }
 

@@ -36,7 +36,16 @@ const gzipWithIndex = 8 << 20
 // pinnedLines are the lines of python that current_repodata.json has beside the newest, for those who ask for an older one.
 var pinnedLines = map[string][]string{"python": {"3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14"}}
 
-// enqueueExtras asks for the extras of a subdir and for the channel's.
+// extrasPause is the least pause between two builds of the same extras, and extrasPausePerByte what each byte of the
+// repodata.json adds to it, up to extrasLag: a second per megabyte, where a build takes some tenths of one. What is
+// published after a rest has its extras at once; of a stream of publications every so many seconds, and after the last.
+const (
+	extrasPause        = 2 * time.Second
+	extrasPausePerByte = time.Microsecond
+)
+
+// enqueueExtras asks for the extras of a subdir and for the channel's. Requests that come before one that waits is due are
+// answered by that.
 func (s *Service) enqueueExtras(ctx context.Context, tx pg.DB, c *channelRow, subdir string, force bool) error {
 	for _, sub := range []string{subdir, ""} {
 		p := jobs.EnqueueParams{
@@ -47,12 +56,48 @@ func (s *Service) enqueueExtras(ctx context.Context, tx pg.DB, c *channelRow, su
 		}
 		if force {
 			p.CoalesceKey += "!"
+		} else {
+			var err error
+			if p.StartAt, err = s.extrasFrom(ctx, tx, c.ID, subdir, sub); err != nil {
+				return fmt.Errorf("enqueue %s: %w", KindExtras, err)
+			}
+			p.JoinPending = true
 		}
 		if _, err := s.jobs.Enqueue(ctx, tx, p); err != nil {
 			return fmt.Errorf("enqueue %s: %w", KindExtras, err)
 		}
 	}
 	return nil
+}
+
+// extrasFrom returns when the extras may be built next, after a build of a subdir's repodata.json; zero is at once. sub is
+// that subdir, or empty for the channel's.
+func (s *Service) extrasFrom(ctx context.Context, db pg.DB, id uuid.UUID, subdir, sub string) (time.Time, error) {
+	path := fileChannelData
+	if sub != "" {
+		path = sub + "/" + fileRunExports
+	}
+	last, err := newestRendition(ctx, db, id, path, 0)
+	if err != nil || last == nil {
+		return time.Time{}, err
+	}
+	pause := s.cfg.extrasPause
+	base, err := newestRendition(ctx, db, id, subdir+"/"+fileRepodata, 0)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if base != nil {
+		pause = max(pause, min(time.Duration(base.Size)*extrasPausePerByte, extrasLag))
+	}
+	// Whoever built the last ones may have a clock that is ahead; jobs are due by the database's.
+	var now time.Time
+	if err := db.QueryRow(ctx, `SELECT now()`).Scan(&now); err != nil {
+		return time.Time{}, pg.Classify(err)
+	}
+	if last.CreatedAt.After(now) {
+		return now.Add(pause), nil
+	}
+	return last.CreatedAt.Add(pause), nil
 }
 
 // extras is the worker of KindExtras.
@@ -70,6 +115,9 @@ func (s *Service) extras(ctx context.Context, job *jobs.Job[*channelsv1.ExtrasJo
 	}
 	if err == nil && m.files != nil {
 		err = s.serve(ctx, job, id, m, func(tx pgx.Tx, ch *channelRow) error { return s.retireExtras(ctx, tx, ch, subdir) })
+	}
+	if err == nil && subdir == "" {
+		err = s.serveCatalog(ctx, job, id)
 	}
 	if fault.Is(err, fault.NotFound) {
 		return nil, jobs.Cancel(err) // the channel was deleted meanwhile
@@ -101,7 +149,7 @@ func (s *Service) buildExtras(ctx context.Context, id uuid.UUID, subdir string, 
 		if gz == nil || gz.Revision < base.Revision {
 			forms = append(forms, gzipForm)
 		}
-		m.files, err = s.storeDocument(ctx, subdir+"/"+fileRunExports, extraForms, func(w io.Writer) error {
+		m.files, err = s.storeExtras(ctx, subdir+"/"+fileRunExports, extraForms, func(w io.Writer) error {
 			return writeRunExports(ctx, tx, w, id, subdir, base.Revision)
 		})
 		return err
@@ -110,7 +158,7 @@ func (s *Service) buildExtras(ctx context.Context, id uuid.UUID, subdir string, 
 		return built{}, pg.Classify(err)
 	}
 	// The rest needs the document only: minutes of bzip2 must not keep a transaction open.
-	packed, err := s.storeDocument(ctx, subdir+"/"+fileRepodata, forms, func(w io.Writer) error {
+	packed, err := s.storeExtras(ctx, subdir+"/"+fileRepodata, forms, func(w io.Writer) error {
 		doc, err := s.openStream(ctx, base.Digest)
 		if err != nil {
 			return err
@@ -126,7 +174,7 @@ func (s *Service) buildExtras(ctx context.Context, id uuid.UUID, subdir string, 
 	if err != nil {
 		return built{}, err
 	}
-	current, err := s.storeDocument(ctx, subdir+"/"+fileCurrent, extraForms, func(out io.Writer) error {
+	current, err := s.storeExtras(ctx, subdir+"/"+fileCurrent, extraForms, func(out io.Writer) error {
 		w := repodata.NewWriter(out, info)
 		if err := repodata.WriteCurrent(w, s.entries(ctx, base.Digest), repodata.CurrentOptions{Pins: pinnedLines}); err != nil {
 			return recordFault(subdir, fileCurrent, err)
@@ -236,7 +284,7 @@ func (s *Service) buildChannelData(ctx context.Context, id uuid.UUID, force bool
 		return built{}, pg.Classify(err)
 	}
 	m.records = int64(data.Packages())
-	m.files, err = s.storeDocument(ctx, fileChannelData, extraForms, data.Write)
+	m.files, err = s.storeExtras(ctx, fileChannelData, extraForms, data.Write)
 	if err != nil {
 		return built{}, err
 	}

@@ -20,9 +20,10 @@ type fakeIdentity struct {
 	identityv1.IdentityServiceClient // what is not needed panics
 	id                               *rpctest.Identity
 
-	mu    sync.Mutex
-	users map[string]*identityv1.User
-	fail  error
+	mu      sync.Mutex
+	users   map[string]*identityv1.User
+	fail    error
+	audited []string // what the audit log is to say of changes of roles, that have names
 }
 
 func (f *fakeIdentity) byID(id string) *identityv1.User {
@@ -64,6 +65,9 @@ func (f *fakeIdentity) ChangeBinding(_ context.Context, req *identityv1.ChangeBi
 		return nil, fault.New(fault.Conflict, "the last owner stays").WithReason("LAST_OWNER")
 	}
 	c := authn.Caller{UserID: u.Id}
+	if req.AuditAction != "" {
+		f.audited = append(f.audited, req.AuditAction+" "+req.AuditResource+" "+u.Username)
+	}
 	f.id.Revoke(c, req.Binding.Resource)
 	if !req.Revoke {
 		f.id.Grant(c, authz.Binding{Role: req.Binding.Role, Resource: req.Binding.Resource})
@@ -77,6 +81,16 @@ func (f *fakeIdentity) ListBindings(_ context.Context, req *identityv1.ListBindi
 	out := new(identityv1.ListBindingsResponse)
 	for _, b := range f.id.Bindings(req.Resource) {
 		out.Bindings = append(out.Bindings, &identityv1.UserBinding{User: f.byID(b.Subject[len("user/"):]), Role: b.Role})
+	}
+	return out, nil
+}
+
+func (f *fakeIdentity) CountBindings(_ context.Context, req *identityv1.CountBindingsRequest, _ ...grpc.CallOption) (*identityv1.CountBindingsResponse, error) {
+	out := &identityv1.CountBindingsResponse{Counts: map[string]int64{}}
+	for _, r := range req.Resources {
+		if n := len(f.id.Bindings(r)); n > 0 {
+			out.Counts[r] = int64(n)
+		}
 	}
 	return out, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/entrepot-dev/entrepot/pkg/conda/dist"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
+	"github.com/entrepot-dev/entrepot/pkg/fetch"
 	"github.com/entrepot-dev/entrepot/pkg/names"
 )
 
@@ -90,15 +91,21 @@ func checkMirrorURL(s string) error {
 		return fault.Field(field, "must be an http or https URL of at most %d characters", maxURL)
 	case u.User != nil:
 		// It would be stored in the clear and shown to whoever reads the channel.
-		return fault.Field(field, "must not hold credentials")
+		return fault.Field(field, "must not hold credentials: "+credentialsHint)
 	case strings.Contains(u.Path, "/t/"):
 		// The same for conda's way to put a key into the path.
-		return fault.Field(field, "must not hold credentials, which /t/<token>/ is")
+		return fault.Field(field, "must not hold credentials, which /t/<token>/ is: "+credentialsHint)
 	case u.RawQuery != "" || u.Fragment != "":
 		return fault.Field(field, "must have neither query nor fragment")
 	}
+	if err := fetch.CheckURL(s); err != nil {
+		return fault.Field(field, "%w", err)
+	}
 	return nil
 }
+
+// credentialsHint says where they belong. Only a new channel's URL may bring its own.
+const credentialsHint = "set them with `entrepot channel remote`"
 
 func parsePackage(s string) (string, error) {
 	name, err := names.ParsePackage(s)

@@ -48,6 +48,7 @@ func (s *Service) RegisterJobs(reg *jobs.Registry) {
 		Kind: KindPast, Timeout: 15 * time.Minute, MaxFailures: 3, Coalesce: jobs.Join, Concurrency: 1,
 		Backoff: jobs.Backoff{Initial: time.Second, Max: time.Minute},
 	}, jobs.WorkFunc[*channelsv1.PastJobArgs](s.past))
+	s.registerActions(reg)
 }
 
 // enqueueIndex asks for the index files of a subdir. While one build runs, any number of requests make one more.
@@ -74,7 +75,9 @@ func (s *Service) index(ctx context.Context, job *jobs.Job[*channelsv1.IndexJobA
 	if err != nil {
 		return nil, fault.Field("channel_id", "is no UUID")
 	}
+	leave := s.prompt.enter()
 	m, err := s.buildMonoliths(ctx, id, job.Args.GetSubdir(), job.Args.GetForce())
+	leave()
 	if fault.Is(err, fault.NotFound) {
 		return nil, jobs.Cancel(err) // the channel was deleted meanwhile
 	}
@@ -82,6 +85,11 @@ func (s *Service) index(ctx context.Context, job *jobs.Job[*channelsv1.IndexJobA
 		return m.result(), err
 	}
 	err = s.serve(ctx, job, id, m, func(tx pgx.Tx, ch *channelRow) error {
+		if m.bytes >= s.cfg.spliceFrom {
+			if err := putSpans(ctx, tx, id, job.Args.GetSubdir(), m.revision, m.files[0].digest, m.spans); err != nil {
+				return err
+			}
+		}
 		if err := s.enqueueExtras(ctx, tx, ch, job.Args.GetSubdir(), job.Args.GetForce()); err != nil {
 			return err
 		}
@@ -126,6 +134,19 @@ func (s *Service) buildMonoliths(ctx context.Context, id uuid.UUID, subdir strin
 		if newest != nil && newest.Size > s.cfg.gzipWithIndex {
 			forms = promptForms
 		}
+		if !force {
+			base, err := s.spliceOf(ctx, tx, id, subdir, newest)
+			if err != nil {
+				return err
+			}
+			if base != nil {
+				err := s.streamMonoliths(ctx, &m, subdir, forms, state, func(w *repodata.Writer) error { return s.splice(ctx, w, base) })
+				if err == nil || ctx.Err() != nil {
+					return err
+				}
+				s.log.WarnContext(ctx, "an index cannot be made from the one before, and is made from the rows", "channel", ch.Name, "index", newest.Path, "error", err)
+			}
+		}
 		return s.streamMonoliths(ctx, &m, subdir, forms, state, func(w *repodata.Writer) error { return writeRecords(ctx, tx, w, id, subdir, 0) })
 	})
 	return m, pg.Classify(err)
@@ -139,6 +160,7 @@ func (s *Service) streamMonoliths(ctx context.Context, m *built, subdir string, 
 	}
 	m.files, err = s.storeDocument(ctx, subdir+"/"+fileRepodata, forms, func(out io.Writer) error {
 		w := repodata.NewWriter(out, info)
+		w.Mark()
 		if err := records(w); err != nil {
 			return err
 		}
@@ -148,7 +170,9 @@ func (s *Service) streamMonoliths(ctx context.Context, m *built, subdir string, 
 			}
 		}
 		m.records = int64(w.Records())
-		return w.Close()
+		err := w.Close()
+		m.spans = w.Spans()
+		return err
 	})
 	if err != nil {
 		return err

@@ -36,6 +36,8 @@ type channelRow struct {
 	Floor     int64
 	CreatedAt time.Time
 	UpdatedAt time.Time
+
+	credentials bool // of a channel that is being made: its URL came with some
 }
 
 // channelColumns are the columns of a channelRow.

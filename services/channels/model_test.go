@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -198,19 +199,18 @@ func TestAKilledTransactionLeavesNothing(t *testing.T) {
 	b.hosted("main")
 	f := b.stage(spec{name: "a"})
 	// The backend dies while the publisher stores the shard: blobs are there, the transaction is not.
-	killed := false
+	var killed atomic.Bool
 	b.store.set(func(op string) error {
-		if op != "commit" || killed {
+		if op != "put" || killed.Swap(true) {
 			return nil
 		}
-		killed = true
 		_, err := b.pool.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND state = 'idle in transaction' AND datname = current_database()`)
 		return err
 	})
 	_, err := b.api.AddFiles(b.as(b.alice), &channelsv1.AddFilesRequest{Channel: "main", Files: []*channelsv1.StagedFile{f}})
 	b.store.set(nil)
-	if !killed || !fault.Is(err, fault.Unavailable) {
-		t.Fatalf("killed: %t, got %v", killed, err)
+	if !killed.Load() || !fault.Is(err, fault.Unavailable) {
+		t.Fatalf("killed: %t, got %v", killed.Load(), err)
 	}
 	if b.resolve("main", spec{name: "a"}.path()).GetFound() || len(b.shardRecords("main", "noarch")) != 0 {
 		t.Error("something became visible")

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
@@ -172,7 +173,7 @@ func (b *bundle) refsAreExact() {
 	b.t.Helper()
 	rows, err := b.pool.Query(b.t.Context(), `
 		SELECT encode(coalesce(n.digest, r.digest), 'hex') || CASE WHEN r.digest IS NULL THEN ' is named without reference' ELSE ' is referred to for nothing' END
-		FROM (SELECT digest FROM channels.files WHERE digest IS NOT NULL UNION SELECT digest FROM channels.renditions) n
+		FROM (SELECT digest FROM channels.files WHERE digest IS NOT NULL UNION SELECT digest FROM channels.renditions UNION SELECT plan FROM channels.applied) n
 		FULL JOIN (SELECT digest FROM refs.refs) r ON r.digest = n.digest WHERE n.digest IS NULL OR r.digest IS NULL`)
 	if err != nil {
 		b.t.Fatal(err)
@@ -217,6 +218,15 @@ func TestAPastThatIsGoneIsSaidToBe(t *testing.T) {
 	var facts int
 	if err := b.pool.QueryRow(t.Context(), `SELECT count(*) FROM channels.conda_facts f WHERE NOT EXISTS (SELECT 1 FROM channels.files x WHERE x.digest = f.digest)`).Scan(&facts); err != nil || facts != 0 {
 		t.Errorf("%d facts are kept for nothing (%v)", facts, err)
+	}
+	// Of the changes up to the oldest revision that is kept, only the one that it shows.
+	rows, err := b.pool.Query(t.Context(), `SELECT revision FROM channels.conda_changes WHERE subdir = 'noarch' ORDER BY revision`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if diff := cmp.Diff([]int64{3, 4}, changes); diff != "" || err != nil {
+		t.Errorf("changes: %s (%v)", diff, err)
 	}
 }
 

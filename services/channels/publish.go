@@ -15,6 +15,7 @@ import (
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 
 	"github.com/entrepot-dev/entrepot/pkg/fault"
+	"github.com/entrepot-dev/entrepot/pkg/guard"
 	"github.com/entrepot-dev/entrepot/pkg/jobs"
 	"github.com/entrepot-dev/entrepot/pkg/pg"
 )
@@ -26,8 +27,8 @@ type publication struct {
 	cause, author string
 	// expected is the head that the publication was worked out for; another one is a lost race. 0 takes any.
 	expected int64
-	// hold ties the effects to a job's claim; nil outside jobs.
-	hold *claim
+	// holds tie the effects to the claims of the jobs that publish; empty outside jobs.
+	holds []claim
 	// stage fills the staging tables. It is called again after a lost race and must then begin anew.
 	stage func(ctx context.Context, s *staging) error
 	// finish writes what else belongs into the transaction, after the head has moved; nil for nothing. It runs also if
@@ -45,6 +46,16 @@ type claim struct {
 	claim int64
 }
 
+// hold refuses the publication if one of its claims is not the current one, and keeps them until the end of tx.
+func (p *publication) hold(ctx context.Context, tx pgx.Tx) error {
+	for _, c := range p.holds {
+		if err := jobs.Hold(ctx, tx, c.job, c.claim); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // published says what came of a publication.
 type published struct {
 	channel *channelRow // as it is now
@@ -53,6 +64,8 @@ type published struct {
 	moved bool
 	// subdirs have changed.
 	subdirs []string
+	// fresh are the package names that the channel did not know before.
+	fresh []string
 }
 
 const (
@@ -60,6 +73,10 @@ const (
 	causeUpload = "upload"
 	causeDelete = "delete"
 	causeSync   = "sync"
+	causeCopy   = "copy"
+	// causeReindex: files came back from storage; causeValidate: files went that storage does not have.
+	causeReindex  = "reindex"
+	causeValidate = "validate"
 
 	reasonHeadMoved = "HEAD_MOVED"
 
@@ -84,6 +101,7 @@ func (s *Service) publish(ctx context.Context, p publication) (*published, error
 		if err == nil {
 			if out.moved {
 				s.announce(ctx, out.channel, false)
+				s.analyze(ctx, out)
 			}
 			return out, nil
 		}
@@ -100,6 +118,18 @@ func (s *Service) publish(ctx context.Context, p publication) (*published, error
 			return nil, context.Cause(ctx)
 		case <-time.After(rand.N(publishPause)):
 		}
+	}
+}
+
+// analyze gathers the planner's statistics after a publication that made them worthless. Until autovacuum comes round the
+// planner would take the channel for one of a single file, and find each of some hundred staged paths by a walk through
+// all of the channel's. It fails nobody.
+func (s *Service) analyze(ctx context.Context, out *published) {
+	if n := out.Put + out.Removed; n < analyzeFrom || n*10 < out.channel.FileCount {
+		return
+	}
+	if _, err := s.pool.Exec(ctx, `ANALYZE channels.files (channel_id, path, added_rev, removed_rev, name, arch), channels.conda_shards, channels.packages (channel_id, name)`); err != nil {
+		s.log.DebugContext(ctx, "statistics are left to autovacuum", "channel", out.channel.Name, "error", err)
 	}
 }
 
@@ -151,10 +181,8 @@ func (s *Service) publishTx(ctx context.Context, tx pgx.Tx, p publication) (*pub
 		if err := s.write(ctx, st, p, build, out); err != nil {
 			return nil, err
 		}
-	} else if p.hold != nil {
-		if err := jobs.Hold(ctx, tx, p.hold.job, p.hold.claim); err != nil {
-			return nil, err
-		}
+	} else if err := p.hold(ctx, tx); err != nil {
+		return nil, err
 	}
 	if p.finish != nil {
 		return out, p.finish(ctx, tx, out)
@@ -169,14 +197,13 @@ func (s *Service) write(ctx context.Context, st *staging, p publication, build *
 		return err
 	}
 	from := st.channel.Head
-	if locked.Head != from {
+	if guard.Head && locked.Head != from {
 		return lostRace(locked.Name, from)
 	}
-	if p.hold != nil {
-		if err := jobs.Hold(ctx, st.tx, p.hold.job, p.hold.claim); err != nil {
-			return err
-		}
+	if err := p.hold(ctx, st.tx); err != nil {
+		return err
 	}
+	from = locked.Head
 	locked.Head = from + 1
 	locked.Size += out.NewBytes - out.OldBytes
 	locked.FileCount += out.Fresh - out.Removed
@@ -198,6 +225,7 @@ func (s *Service) write(ctx context.Context, st *staging, p publication, build *
 		return fmt.Errorf("write packages: %w", err)
 	}
 	locked.PackageCount += delta
+	out.fresh = st.fresh
 	if err := insertRevision(ctx, st.tx, locked.ID, revisionRow{
 		Number: locked.Head, CreatedAt: st.now, Author: p.author, Added: out.Put, Removed: out.Removed, Cause: p.cause,
 	}); err != nil {
@@ -211,6 +239,9 @@ func (s *Service) write(ctx context.Context, st *staging, p publication, build *
 		if _, err := s.enqueueIndex(ctx, st.tx, locked, subdir, false); err != nil {
 			return err
 		}
+	}
+	if err := s.tellPublished(ctx, st.tx, p, out); err != nil {
+		return err
 	}
 	if p.moved != nil {
 		return p.moved(ctx, st.tx, out)

@@ -121,14 +121,26 @@ func upsertPackages(ctx context.Context, st *staging, names []string, states map
 		}
 	}
 	// A name that is touched only by a mirror's list of removed files is no package of the channel.
-	_, err := st.tx.Exec(ctx, `
+	rows, err := st.tx.Query(ctx, `
 		INSERT INTO channels.packages AS p (channel_id, name, summary, description, url, file_count, current_version, subdirs, created_at, updated_at)
 		SELECT $1, name, summary, description, url, files, newest, string_to_array(subdirs, ','), $2, added
 		FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::text[], $9::text[], $10::timestamptz[])
 			u(name, summary, description, url, files, newest, subdirs, added)
 		WHERE files > 0 OR EXISTS (SELECT 1 FROM channels.packages e WHERE e.channel_id = $1 AND e.name = u.name)
 		ON CONFLICT (channel_id, name) DO UPDATE SET file_count = excluded.file_count, current_version = excluded.current_version,
-			subdirs = excluded.subdirs, updated_at = excluded.updated_at`,
+			subdirs = excluded.subdirs, updated_at = excluded.updated_at
+		RETURNING name, xmax = 0`, // xmax is 0 in a row that was inserted rather than updated
 		st.channel.ID, st.now, names, summaries, descriptions, urls, counts, newest, subdirs, times)
+	if err != nil {
+		return pg.Classify(err)
+	}
+	var name string
+	var inserted bool
+	_, err = pgx.ForEachRow(rows, []any{&name, &inserted}, func() error {
+		if inserted {
+			st.fresh = append(st.fresh, name)
+		}
+		return nil
+	})
 	return pg.Classify(err)
 }

@@ -13,6 +13,9 @@ import (
 const (
 	// putBatch is how many small blobs are made durable together.
 	putBatch = 256
+	// putFew is how many are made durable one by one: a batch flushes the whole file system, and a single upload would
+	// wait for the hundreds of megabytes that others are writing.
+	putFew = 4
 	// putParallel is how many requests an object store gets at once: one costs about a millisecond.
 	putParallel = 16
 )
@@ -21,7 +24,7 @@ const (
 type putter struct {
 	store   blob.Store
 	batch   blob.Batch
-	pending [][]byte // without batch
+	pending [][]byte // while there is no batch
 	n       int
 }
 
@@ -35,12 +38,9 @@ func (p *putter) add(ctx context.Context, data []byte) (blob.Digest, error) {
 		}
 	}
 	p.n++
-	if p.batch == nil && p.pending == nil {
-		if b, ok := blob.As[blob.Batcher](p.store); ok {
-			var err error
-			if p.batch, err = b.NewBatch(); err != nil {
-				return blob.Digest{}, err
-			}
+	if p.batch == nil && p.n > putFew {
+		if err := p.begin(ctx); err != nil {
+			return blob.Digest{}, err
 		}
 	}
 	if p.batch != nil {
@@ -49,6 +49,24 @@ func (p *putter) add(ctx context.Context, data []byte) (blob.Digest, error) {
 	}
 	p.pending = append(p.pending, data)
 	return blob.Sum(data), nil
+}
+
+// begin opens a batch for what is pending, if the store has batches.
+func (p *putter) begin(ctx context.Context) (err error) {
+	b, ok := blob.As[blob.Batcher](p.store)
+	if !ok {
+		return nil
+	}
+	if p.batch, err = b.NewBatch(); err != nil {
+		return err
+	}
+	for _, data := range p.pending {
+		if _, err := p.batch.Put(ctx, bytes.NewReader(data), blob.PutOptions{}); err != nil {
+			return err
+		}
+	}
+	p.pending = p.pending[:0]
+	return nil
 }
 
 // commit makes what was added durable.

@@ -23,18 +23,21 @@ type form struct {
 	suffix   string
 	encoding repodata.Encoding
 	coding   string // as HTTP's Content-Encoding names it; empty for those that are not sent so
+	prompt   bool   // packed in a hurry
 }
 
 var (
-	plainForm = form{"", repodata.Plain, ""}
-	zstdForm  = form{".zst", repodata.Zstd, "zstd"}
-	gzipForm  = form{".gz", repodata.Gzip, "gzip"}
-	bzip2Form = form{".bz2", repodata.Bzip2, ""} // slow to make: never on the way to what clients wait for
+	plainForm = form{"", repodata.Plain, "", false}
+	zstdForm  = form{".zst", repodata.Zstd, "zstd", false}
+	// promptZstdForm is for documents that are so large that packing takes longest of all.
+	promptZstdForm = form{".zst", repodata.Zstd, "zstd", true}
+	gzipForm       = form{".gz", repodata.Gzip, "gzip", false}
+	bzip2Form      = form{".bz2", repodata.Bzip2, "", false} // slow to make: never on the way to what clients wait for
 
 	indexForms = []form{plainForm, zstdForm, gzipForm}
 	// promptForms are those that the build of a large index makes itself. gzip does about 100 MB/s, a third of what the
 	// rest of the build does: clients that wait for .zst would wait for it.
-	promptForms = indexForms[:2]
+	promptForms = []form{plainForm, promptZstdForm}
 	extraForms  = []form{plainForm, zstdForm, gzipForm, bzip2Form}
 )
 
@@ -70,7 +73,7 @@ func (s *Service) storeDocument(ctx context.Context, path string, forms []form, 
 		plain, input := io.Pipe()
 		inputs[i], writers[i] = input, input
 		g.Go(func() error {
-			err := encode(packed, plain, f.encoding)
+			err := encode(packed, plain, f)
 			_ = plain.CloseWithError(err)
 			_ = packed.CloseWithError(err) // nil means: the end
 			return err
@@ -86,8 +89,14 @@ func (s *Service) storeDocument(ctx context.Context, path string, forms []form, 
 	return out, g.Wait()
 }
 
-func encode(w io.Writer, r io.Reader, e repodata.Encoding) error {
-	enc, err := repodata.NewEncoder(w, e)
+func encode(w io.Writer, r io.Reader, f form) error {
+	var enc io.WriteCloser
+	var err error
+	if f.prompt {
+		enc, err = repodata.NewPromptEncoder(w)
+	} else {
+		enc, err = repodata.NewEncoder(w, f.encoding)
+	}
 	if err != nil {
 		return err
 	}
@@ -101,6 +110,8 @@ type built struct {
 	records  int64
 	bytes    int64
 	files    []newRendition
+	// spans are where the records lie in a repodata.json of the head, files[0].
+	spans []repodata.Span
 	// past marks files of a former revision, which are let go some time after they were asked for.
 	past bool
 }

@@ -36,6 +36,9 @@ func (s *Service) Resolve(ctx context.Context, req *channelsv1.ResolveRequest) (
 	if out.Channel, err = s.toProto(ch); err != nil {
 		return nil, err
 	}
+	if ch.kind() == channelsv1.ChannelKind_CHANNEL_KIND_PROXY {
+		return out, s.resolveProxied(ctx, ch, path, req, out)
+	}
 	past, missing, err := s.asked(ctx, ch, req)
 	if err != nil || missing != "" {
 		out.Missing = missing

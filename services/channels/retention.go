@@ -65,6 +65,14 @@ func (s *Service) retire(ctx context.Context, tx pgx.Tx, ch *channelRow, subdir 
 	if err != nil {
 		return err
 	}
+	// What changed before the floor is never asked for, but for the last change: the floor itself shows it.
+	_, err = tx.Exec(ctx, `
+		DELETE FROM channels.conda_changes WHERE channel_id = $1 AND subdir = $2 AND revision < (
+			SELECT max(revision) FROM channels.conda_changes WHERE channel_id = $1 AND subdir = $2
+				AND revision <= (SELECT floor FROM channels.channels WHERE id = $1))`, ch.ID, subdir)
+	if err != nil {
+		return pg.Classify(err)
+	}
 	if len(files) > 0 {
 		files, err = unnamed(ctx, tx, `d NOT IN (SELECT digest FROM channels.files f WHERE f.channel_id = $1 AND digest IS NOT NULL)`, ch.ID, files)
 		if err != nil {
@@ -87,7 +95,7 @@ RETURNING r.digest`
 
 // retireExtras is retire for the files that KindExtras builds.
 func (s *Service) retireExtras(ctx context.Context, tx pgx.Tx, ch *channelRow, subdir string) error {
-	paths := documentPaths(extraForms, fileChannelData)
+	paths := append(documentPaths(extraForms, fileChannelData), fileCatalog)
 	if subdir != "" {
 		paths = documentPaths(extraForms, subdir+"/"+fileCurrent, subdir+"/"+fileRunExports)
 		paths = append(paths, subdir+"/"+fileRepodata+bzip2Form.suffix)

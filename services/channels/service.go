@@ -44,6 +44,20 @@ func (s *Service) Register(srv *rpc.Server) {
 	srv.HandleMethod(channelsv1.ChannelService_DeletePackage_FullMethodName, rpc.MethodRule{
 		Resources: packageNamed((*channelsv1.DeletePackageRequest).GetPackage), Check: s.checkHosted,
 	})
+	srv.HandleMethod(channelsv1.ChannelService_CreatePackage_FullMethodName, rpc.MethodRule{Check: s.checkHosted})
+	srv.HandleMethod(channelsv1.ChannelService_CopyFile_FullMethodName, rpc.MethodRule{Check: s.checkHosted})
+	srv.HandleMethod(channelsv1.ChannelService_ListPackageMembers_FullMethodName, rpc.MethodRule{
+		Resources: packageNamed((*channelsv1.ListPackageMembersRequest).GetPackage),
+	})
+	srv.HandleMethod(channelsv1.ChannelService_AddPackageMember_FullMethodName, rpc.MethodRule{
+		Resources: packageNamed((*channelsv1.AddPackageMemberRequest).GetPackage),
+	})
+	srv.HandleMethod(channelsv1.ChannelService_RemovePackageMember_FullMethodName, rpc.MethodRule{
+		Resources: packageNamed((*channelsv1.RemovePackageMemberRequest).GetPackage),
+	})
+	srv.HandleMethod(channelsv1.ChannelService_RegisterMirror_FullMethodName, rpc.MethodRule{Check: s.checkNoProxy})
+	srv.HandleMethod(channelsv1.ChannelService_ListMirrors_FullMethodName, rpc.MethodRule{Check: s.checkNoProxy})
+	srv.HandleMethod(channelsv1.ChannelService_DeleteMirror_FullMethodName, rpc.MethodRule{Check: s.checkNoProxy})
 	srv.HandleMethod(channelsv1.ChannelService_GetPackage_FullMethodName, rpc.MethodRule{
 		Resources: packageNamed((*channelsv1.GetPackageRequest).GetPackage),
 	})
@@ -73,6 +87,19 @@ func (s *Service) checkHosted(ctx context.Context, _ proto.Message, res authz.Re
 	}
 	ch, err := channelByID(ctx, s.pool, id)
 	if err != nil {
+		return err
+	}
+	return hostedOnly(ch)
+}
+
+// checkNoProxy refuses proxies, which are nobody's primary.
+func (s *Service) checkNoProxy(ctx context.Context, _ proto.Message, res authz.Resource) error {
+	id, err := uuid.Parse(res.ID)
+	if err != nil {
+		return err
+	}
+	ch, err := channelByID(ctx, s.pool, id)
+	if err != nil || ch.kind() != channelsv1.ChannelKind_CHANNEL_KIND_PROXY {
 		return err
 	}
 	return hostedOnly(ch)
@@ -115,8 +142,8 @@ func packageNamed[Req proto.Message](name func(Req) string) func(context.Context
 	}
 }
 
-// claimOf returns the attempt at a job on whose behalf a call is made; nil outside jobs.
-func claimOf(c authn.Caller) (*claim, error) {
+// claimsOf returns the attempt at a job on whose behalf a call is made; none outside jobs.
+func claimsOf(c authn.Caller) ([]claim, error) {
 	if c.JobID == "" {
 		return nil, nil
 	}
@@ -124,5 +151,5 @@ func claimOf(c authn.Caller) (*claim, error) {
 	if err != nil {
 		return nil, fault.New(fault.Unauthenticated, "the token names no job").WithReason("TOKEN_INVALID")
 	}
-	return &claim{job: id, claim: c.Claim}, nil
+	return []claim{{job: id, claim: c.Claim}}, nil
 }

@@ -4,15 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
+	syncv1 "github.com/entrepot-dev/entrepot/proto/entrepot/sync/v1"
 
 	"github.com/entrepot-dev/entrepot/pkg/authn"
 	"github.com/entrepot-dev/entrepot/pkg/authz"
@@ -36,12 +37,8 @@ func (s *Service) withMembers(ctx context.Context, ch *channelRow) (*channelsv1.
 	if err != nil {
 		return nil, err
 	}
-	out.MemberCount, err = s.memberCount(ctx, ch.ID)
-	return out, err
+	return out, s.countMembers(ctx, out)
 }
-
-// memberLookups is how many channels of a page have their members counted at once.
-const memberLookups = 8
 
 // ListChannels returns a page of channels by name: the public ones and those that the caller has a role on. People who
 // may read everything see no more than that here, as in Quetz: a list of thousands of others' channels helps nobody.
@@ -67,16 +64,14 @@ func (s *Service) ListChannels(ctx context.Context, req *channelsv1.ListChannels
 		rows = rows[:p.size]
 		out.NextPageToken = tokenOf(strings.ToLower(rows[len(rows)-1].Name))
 	}
-	out.Channels = make([]*channelsv1.Channel, len(rows))
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(memberLookups)
-	for i, ch := range rows {
-		g.Go(func() (err error) {
-			out.Channels[i], err = s.withMembers(ctx, ch)
-			return err
-		})
+	for _, row := range rows {
+		ch, err := s.toProto(row)
+		if err != nil {
+			return nil, err
+		}
+		out.Channels = append(out.Channels, ch)
 	}
-	return out, g.Wait()
+	return out, s.countMembers(ctx, out.Channels...)
 }
 
 func (s *Service) visible(ctx context.Context, c authn.Caller, memberOnly bool) (f channelFilter, err error) {
@@ -105,6 +100,11 @@ func (s *Service) visible(ctx context.Context, c authn.Caller, memberOnly bool) 
 // CreateChannel makes a channel whose first revision has the empty index of noarch: clients ask for that in any channel,
 // and an absent one is an error to them.
 func (s *Service) CreateChannel(ctx context.Context, req *channelsv1.CreateChannelRequest) (*channelsv1.Channel, error) {
+	var creds *syncv1.RemoteSettings
+	if s.upstreams != nil && req.GetMirror() != nil {
+		req = proto.CloneOf(req)
+		req.Mirror, creds = splitCredentials(req.GetMirror())
+	}
 	ch, err := s.newChannel(req)
 	if err != nil {
 		return nil, err
@@ -121,16 +121,17 @@ func (s *Service) CreateChannel(ctx context.Context, req *channelsv1.CreateChann
 	if ch.ID, err = uuid.NewV7(); err != nil {
 		return nil, fmt.Errorf("create channel: %w", err)
 	}
-	// The role comes before the row, so that there is no moment in which nobody owns the channel.
-	if err := s.grantOwner(ctx, caller, ch.ID); err != nil {
+	if err := s.keepCredentials(ctx, ch, req.GetMirror(), creds); err != nil {
 		return nil, fmt.Errorf("create channel %s: %w", ch.Name, err)
 	}
+	// The role comes before the row, so that there is no moment in which nobody owns the channel.
+	if err := s.grantOwner(ctx, caller, ch.ID); err != nil {
+		return nil, errors.Join(fmt.Errorf("create channel %s: %w", ch.Name, err), s.dropCredentials(ctx, ch.ID, creds))
+	}
+	ch.credentials = creds != nil
 	err = s.publishFirst(ctx, ch, caller)
 	if err != nil {
-		if rerr := s.revokeAll(ctx, ch.ID); rerr != nil {
-			err = errors.Join(err, rerr)
-		}
-		return nil, err
+		return nil, errors.Join(err, s.revokeAll(ctx, ch.ID), s.dropCredentials(ctx, ch.ID, creds))
 	}
 	s.announce(ctx, ch, false)
 	return s.withMembers(ctx, ch)
@@ -149,6 +150,9 @@ func (s *Service) newChannel(req *channelsv1.CreateChannelRequest) (*channelRow,
 	}
 	if req.Private != nil {
 		ch.Private = req.GetPrivate()
+	}
+	if ch.SizeLimit == nil && s.cfg.DefaultQuota > 0 {
+		ch.SizeLimit = new(s.cfg.DefaultQuota)
 	}
 	if req.Ttl != nil {
 		ch.TTL = req.GetTtl()
@@ -268,7 +272,11 @@ func (s *Service) insert(ctx context.Context, tx pgx.Tx, ch *channelRow, files [
 			return err
 		}
 	}
-	return s.record(ctx, tx, caller, "channel.create", ch, map[string]any{"kind": ch.kind().String(), "private": ch.Private})
+	details := map[string]any{"kind": ch.kind().String(), "private": ch.Private}
+	if ch.credentials {
+		details["credentials"] = true
+	}
+	return s.record(ctx, tx, caller, "channel.create", ch, details)
 }
 
 // UpdateChannel changes the settings that the mask names.
@@ -299,6 +307,11 @@ func (s *Service) UpdateChannel(ctx context.Context, req *channelsv1.UpdateChann
 		}
 		if err := updateSettings(ctx, tx, ch); err != nil {
 			return err
+		}
+		if slices.ContainsFunc(paths, func(p string) bool { return strings.HasPrefix(p, "mirror") }) {
+			if err := forgetProxied(ctx, tx, ch); err != nil {
+				return err
+			}
 		}
 		return s.record(ctx, tx, caller, "channel.update", ch, map[string]any{"fields": strings.Join(paths, ",")})
 	})

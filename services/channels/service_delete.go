@@ -52,6 +52,12 @@ func (s *Service) DeleteChannel(ctx context.Context, req *channelsv1.DeleteChann
 			if err := s.record(ctx, tx, caller, "channel.delete", locked, map[string]any{"files": locked.FileCount, "bytes": locked.Size}); err != nil {
 				return err
 			}
+			if err := s.endRepetitions(ctx, tx, locked); err != nil {
+				return err
+			}
+			if err := s.forgetCounts(ctx, tx, locked); err != nil {
+				return err
+			}
 			return s.forgetUpstream(ctx, tx, locked)
 		})
 	})
@@ -172,5 +178,6 @@ func (s *Service) DeletePackage(ctx context.Context, req *channelsv1.DeletePacka
 	if err != nil {
 		return nil, err
 	}
+	s.disown(ctx, ch, name)
 	return &emptypb.Empty{}, nil
 }

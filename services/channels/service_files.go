@@ -73,6 +73,9 @@ func (s *Service) ListFiles(ctx context.Context, req *channelsv1.ListFilesReques
 	if req.GetNewestFirst() && req.GetPackage() == "" {
 		return nil, fault.Field("newest_first", "needs a package")
 	}
+	if (req.GetVersionMatch() != "" || req.GetCreatedSince() != nil) && !req.GetNewestFirst() {
+		return nil, fault.Field("newest_first", "version_match and created_since need it")
+	}
 	ch, err := channelByName(ctx, s.pool, req.GetChannel())
 	if err != nil {
 		return nil, err
@@ -84,7 +87,7 @@ func (s *Service) ListFiles(ctx context.Context, req *channelsv1.ListFilesReques
 		}
 	}
 	if req.GetNewestFirst() {
-		return s.listNewest(ctx, f, p)
+		return s.listNewest(ctx, f, p, req)
 	}
 	rows, err := listFiles(ctx, s.pool, f, p.after, p.skip, p.size+1)
 	if err != nil {
@@ -104,10 +107,30 @@ func (s *Service) ListFiles(ctx context.Context, req *channelsv1.ListFilesReques
 	return out, nil
 }
 
+// versionFilter tells which of a package's files a list is asked for.
+func versionFilter(req *channelsv1.ListFilesRequest) (func(fileVersion) bool, error) {
+	since := req.GetCreatedSince().AsTime() // 1970 if absent
+	if req.GetVersionMatch() == "" {
+		return func(v fileVersion) bool { return !v.CreatedAt.Before(since) }, nil
+	}
+	spec, err := version.ParseSpec(req.GetVersionMatch())
+	if err != nil {
+		return nil, fault.Field("version_match", "%w", err)
+	}
+	return func(v fileVersion) bool {
+		parsed, err := version.Parse(v.Version)
+		return err == nil && spec.Match(parsed) && !v.CreatedAt.Before(since)
+	}, nil
+}
+
 // listNewest orders a package's files by conda's version order, which no index of the database knows: of one package
 // there are few enough to sort.
-func (s *Service) listNewest(ctx context.Context, f fileFilter, p page) (*channelsv1.ListFilesResponse, error) {
+func (s *Service) listNewest(ctx context.Context, f fileFilter, p page, req *channelsv1.ListFilesRequest) (*channelsv1.ListFilesResponse, error) {
 	offset, err := p.offset()
+	if err != nil {
+		return nil, err
+	}
+	fits, err := versionFilter(req)
 	if err != nil {
 		return nil, err
 	}
@@ -115,6 +138,7 @@ func (s *Service) listNewest(ctx context.Context, f fileFilter, p page) (*channe
 	if err != nil {
 		return nil, err
 	}
+	all = slices.DeleteFunc(all, func(v fileVersion) bool { return !fits(v) })
 	sortNewest(all)
 	out := &channelsv1.ListFilesResponse{TotalSize: int64(len(all))}
 	from := min(offset, int64(len(all)))
@@ -262,7 +286,11 @@ func (s *Service) AddFiles(ctx context.Context, req *channelsv1.AddFilesRequest)
 			}
 		}
 	}
-	u := &upload{force: req.GetForce(), caller: caller}
+	holds, err := claimsOf(caller)
+	if err != nil {
+		return nil, err
+	}
+	u := &upload{force: req.GetForce(), caller: caller, holds: holds}
 	for _, f := range req.GetFiles() {
 		in, err := s.inspect(ctx, f, caller.Actor())
 		if err != nil {
@@ -272,6 +300,9 @@ func (s *Service) AddFiles(ctx context.Context, req *channelsv1.AddFilesRequest)
 	}
 	if err := s.uploads.submit(ctx, ch.ID, u); err != nil {
 		return nil, err
+	}
+	if len(u.out.fresh) > 0 {
+		s.own(ctx, caller, u.out.channel, u.newPackages())
 	}
 	out := &channelsv1.AddFilesResponse{Revision: u.out.channel.Head}
 	for _, in := range u.files {

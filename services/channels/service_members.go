@@ -16,13 +16,27 @@ import (
 )
 
 // Members are role bindings, and those are identity's. What happens here is authorised before: identity takes such calls from
-// parts of the platform only, and notes for whom they are made.
+// parts of the platform only, and writes them into the audit log, for whom they are made and by the names we give.
 
 func bindingResource(channel uuid.UUID) string { return "channel/" + channel.String() }
 
-func (s *Service) memberCount(ctx context.Context, channel uuid.UUID) (int64, error) {
-	r, err := s.identity.ListBindings(ctx, &identityv1.ListBindingsRequest{Resource: bindingResource(channel)})
-	return int64(len(r.GetBindings())), err
+// countMembers notes how many members the channels have, all of them by one call.
+func (s *Service) countMembers(ctx context.Context, all ...*channelsv1.Channel) error {
+	if len(all) == 0 {
+		return nil
+	}
+	req := new(identityv1.CountBindingsRequest)
+	for _, ch := range all {
+		req.Resources = append(req.Resources, "channel/"+ch.GetId())
+	}
+	r, err := s.identity.CountBindings(ctx, req)
+	if err != nil {
+		return err
+	}
+	for i, ch := range all {
+		ch.MemberCount = r.GetCounts()[req.Resources[i]]
+	}
+	return nil
 }
 
 // grantOwner makes the caller the owner of a channel. Parts of the platform need no role.
@@ -108,11 +122,9 @@ func (s *Service) SetMember(ctx context.Context, req *channelsv1.SetMemberReques
 	r, err := s.identity.ChangeBinding(ctx, &identityv1.ChangeBindingRequest{
 		Binding:  &identityv1.Binding{Role: req.GetRole(), Resource: bindingResource(ch.ID)},
 		Username: req.GetUsername(), KeepOwner: !elevated,
+		AuditAction: "channel.member.set", AuditResource: auditName(ch),
 	})
 	if err != nil {
-		return nil, err
-	}
-	if err := s.record(ctx, s.pool, caller, "channel.member.set", ch, map[string]any{"username": r.GetUser().GetUsername(), "role": req.GetRole()}); err != nil {
 		return nil, err
 	}
 	return &channelsv1.Member{User: r.GetUser(), Role: req.GetRole()}, nil
@@ -132,9 +144,10 @@ func (s *Service) RemoveMember(ctx context.Context, req *channelsv1.RemoveMember
 	if err != nil {
 		return nil, err
 	}
-	r, err := s.identity.ChangeBinding(ctx, &identityv1.ChangeBindingRequest{
+	_, err = s.identity.ChangeBinding(ctx, &identityv1.ChangeBindingRequest{
 		Binding:  &identityv1.Binding{Resource: bindingResource(ch.ID)},
 		Username: req.GetUsername(), Revoke: true, KeepOwner: !elevated,
+		AuditAction: "channel.member.remove", AuditResource: auditName(ch),
 	})
 	var f *fault.Error
 	if errors.As(err, &f) && f.Reason == "NO_SUCH_ROLE" {
@@ -143,6 +156,5 @@ func (s *Service) RemoveMember(ctx context.Context, req *channelsv1.RemoveMember
 	if err != nil {
 		return nil, err
 	}
-	err = s.record(ctx, s.pool, caller, "channel.member.remove", ch, map[string]any{"username": r.GetUser().GetUsername()})
-	return &emptypb.Empty{}, err
+	return &emptypb.Empty{}, nil
 }

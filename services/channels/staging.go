@@ -24,7 +24,7 @@ CREATE TEMP TABLE IF NOT EXISTS channels_plan (
 	path text COLLATE "C" NOT NULL, digest bytea, md5 bytea, size bigint NOT NULL, name text COLLATE "C" NOT NULL,
 	version text NOT NULL, build text NOT NULL, build_number bigint NOT NULL, arch text COLLATE "C" NOT NULL,
 	record bytea NOT NULL, run_exports bytea, keep boolean NOT NULL, redirect boolean NOT NULL, url text NOT NULL,
-	uploader text NOT NULL
+	uploader text NOT NULL, created_at timestamptz
 ) ON COMMIT DELETE ROWS;
 CREATE TEMP TABLE IF NOT EXISTS channels_change (
 	path text COLLATE "C" PRIMARY KEY, op smallint NOT NULL, id uuid, digest bytea, md5 bytea, size bigint,
@@ -42,6 +42,12 @@ type staging struct {
 	channel *channelRow // as the transaction's snapshot has it
 	now     time.Time
 	planned int64
+	// same are files of the plan that are not staged, because the plan before had them as they are.
+	same int64
+	// whole stages all of a plan, whatever was applied before.
+	whole bool
+	// fresh are the package names that the publication brings into the channel.
+	fresh []string
 	// subdirs are what a plan says of whole subdirs; nil for other publications.
 	subdirs map[string]subdirState
 }
@@ -76,11 +82,12 @@ type plannedFile struct {
 	redirect    bool
 	url         string
 	uploader    string
+	created     time.Time // when another server listed it first; zero: now
 }
 
 var planColumns = []string{
 	"path", "digest", "md5", "size", "name", "version", "build", "build_number", "arch", "record", "run_exports",
-	"keep", "redirect", "url", "uploader",
+	"keep", "redirect", "url", "uploader", "created_at",
 }
 
 // plan copies files into channels_plan; next returns false after the last one.
@@ -94,7 +101,7 @@ func (s *staging) plan(ctx context.Context, next func() (plannedFile, bool, erro
 		}
 		return []any{
 			f.path, nullBytes(f.digest), nullBytes(f.md5), f.size, f.name, f.version, f.build, f.buildNumber, f.arch, notNull(f.record),
-			nullBytes(f.runExports), f.keep, f.redirect, f.url, f.uploader,
+			nullBytes(f.runExports), f.keep, f.redirect, f.url, f.uploader, nullTime(f.created),
 		}, nil
 	}))
 	if source != nil {
@@ -115,6 +122,13 @@ func notNull(b []byte) []byte {
 	return b
 }
 
+func nullTime(t time.Time) any {
+	if t.IsZero() {
+		return nil
+	}
+	return t
+}
+
 func nullBytes(b []byte) any {
 	if len(b) == 0 {
 		return nil
@@ -122,10 +136,23 @@ func nullBytes(b []byte) any {
 	return b
 }
 
+// few reports whether so little is staged that its files are looked up one by one, by their path.
+func (s *staging) few() bool {
+	return s.planned < analyzeFrom || s.planned*10 < s.channel.FileCount
+}
+
+// listed is what the channel ($1) lists at the paths of a staged table, to be joined as f.
+func (s *staging) listed(table string) string {
+	if s.few() { // OFFSET keeps the planner, who may know nothing of the table, from turning this into another join
+		return `LATERAL (SELECT * FROM channels.files l WHERE l.channel_id = $1 AND l.path = ` + table + `.path AND l.removed_rev IS NULL OFFSET 0) f ON true`
+	}
+	return `(SELECT * FROM channels.files WHERE channel_id = $1 AND removed_rev IS NULL) f ON f.path = ` + table + `.path`
+}
+
 // bulk makes the planner join large plans by hashing until done is called. Of a channel whose first files came a moment
 // ago it has no statistics, expects one row, and would compare each with each.
 func (s *staging) bulk(ctx context.Context) (done func(*error), err error) {
-	if s.planned < analyzeFrom {
+	if s.few() {
 		return func(*error) {}, nil
 	}
 	if _, err := s.tx.Exec(ctx, `SET LOCAL enable_nestloop = off`); err != nil {
@@ -164,9 +191,8 @@ func (s *staging) diff(ctx context.Context) (err error) {
 			coalesce(p.md5, CASE WHEN f.digest = p.digest THEN f.md5 END),
 			CASE WHEN p.size < 0 AND f.digest = p.digest THEN f.size ELSE p.size END,
 			p.name, p.version, p.build, p.build_number, p.arch, p.record, p.run_exports, p.redirect, p.url,
-			coalesce(f.indexed_ms, $2), coalesce(f.created_at, $3), p.uploader, f.size, f.name, f.arch
-		FROM channels_plan p
-		LEFT JOIN (SELECT * FROM channels.files WHERE channel_id = $1 AND removed_rev IS NULL) f ON f.path = p.path
+			coalesce(f.indexed_ms, (extract(epoch FROM p.created_at) * 1000)::bigint, $2), coalesce(f.created_at, p.created_at, $3), p.uploader, f.size, f.name, f.arch
+		FROM channels_plan p LEFT JOIN `+s.listed("p")+`
 		WHERE NOT p.keep AND (f.path IS NULL OR NOT (
 			f.redirect = p.redirect AND f.record = p.record AND f.url = p.url
 			AND (p.redirect OR coalesce(f.digest = p.digest, p.digest IS NULL AND f.digest IS NOT NULL AND f.md5 = p.md5, false))))`,
@@ -229,9 +255,9 @@ func (s *staging) summarize(ctx context.Context) (sum summary, err error) {
 		SELECT count(*) FILTER (WHERE op = 1), count(*) FILTER (WHERE op = 1 AND old_name IS NULL), count(*) FILTER (WHERE op = 2),
 			coalesce(sum(greatest(c.size, 0)) FILTER (WHERE op = 1 AND NOT c.redirect), 0)::bigint,
 			coalesce(sum(greatest(f.size, 0)) FILTER (WHERE NOT f.redirect), 0)::bigint
-		FROM channels_change c LEFT JOIN channels.files f ON c.old_name IS NOT NULL AND f.channel_id = $1 AND f.path = c.path AND f.removed_rev IS NULL`,
+		FROM channels_change c LEFT JOIN `+s.listed("c")+` AND c.old_name IS NOT NULL`,
 		s.channel.ID).Scan(&sum.Put, &sum.Fresh, &sum.Removed, &sum.NewBytes, &sum.OldBytes)
-	sum.Kept = s.planned - sum.Put
+	sum.Kept = s.planned + s.same - sum.Put
 	return sum, pg.Classify(err)
 }
 

@@ -90,7 +90,7 @@ func lostRace(name string, expected int64) error {
 // deleteChannelRows removes all that a channel has in this schema.
 func deleteChannelRows(ctx context.Context, tx pgx.Tx, id uuid.UUID) error {
 	b := &pgx.Batch{}
-	for _, table := range []string{"conda_shards", "conda_subdirs", "conda_changes", "conda_facts", "packages", "renditions", "files", "revisions"} {
+	for _, table := range []string{"conda_shards", "conda_subdirs", "conda_changes", "conda_facts", "packages", "renditions", "files", "revisions", "mirrors", "announcements", "proxied", "proxied_families", "applied", "conda_spans", "webhooks", "deliveries"} {
 		b.Queue(`DELETE FROM channels.`+table+` WHERE channel_id = $1`, id)
 	}
 	b.Queue(`DELETE FROM channels.channels WHERE id = $1`, id)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -114,11 +115,12 @@ type fileVersion struct {
 	Version     string
 	Build       string
 	BuildNumber int64
+	CreatedAt   time.Time
 }
 
 func listFileVersions(ctx context.Context, db pg.DB, f fileFilter) ([]fileVersion, error) {
 	where, args := f.where()
-	rows, err := db.Query(ctx, `SELECT path, version, build, build_number FROM channels.files WHERE `+where, args)
+	rows, err := db.Query(ctx, `SELECT path, version, build, build_number, created_at FROM channels.files WHERE `+where, args)
 	if err != nil {
 		return nil, pg.Classify(err)
 	}

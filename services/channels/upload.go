@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -175,11 +176,22 @@ type upload struct {
 	files  []inspected
 	force  bool
 	caller authn.Caller
+	holds  []claim // of the job that uploads; none outside jobs
 
 	done  chan struct{}
 	out   *published
 	found map[string]*fileRow
 	err   error
+}
+
+// newPackages are the package names that the upload brought into its channel.
+func (u *upload) newPackages() (names []string) {
+	for _, in := range u.files {
+		if slices.Contains(u.out.fresh, in.file.name) && !slices.Contains(names, in.file.name) {
+			names = append(names, in.file.name)
+		}
+	}
+	return names
 }
 
 // decide sorts a group of uploads into those that can be published together, those that are refused, and those that

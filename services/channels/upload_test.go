@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 
@@ -79,6 +80,37 @@ func TestUpload(t *testing.T) {
 		}
 		if e := b.bus.last(); e.Head != 2 || e.ID != ch.GetId() || e.Deleted || e.Private {
 			t.Errorf("announced %+v", e)
+		}
+	})
+
+	t.Run("a job publishes under its claim, and a claim that is gone fails nobody beside it", func(t *testing.T) {
+		b := setup(t)
+		b.hosted("c")
+		job := uuid.New()
+		_, err := b.pool.Exec(t.Context(), `INSERT INTO jobs.jobs (id, kind, args_type, args, state, priority, namespace, claim) VALUES ($1, 'test.job', 'x', '', 'running', 1, 'default', 2)`, job)
+		if err != nil {
+			t.Fatal(err)
+		}
+		by := func(claim int64) authn.Caller {
+			c := b.alice
+			c.JobID, c.Claim = job.String(), claim
+			return c
+		}
+		var g sync.WaitGroup // most likely they come in one group
+		var late, current, person error
+		g.Go(func() { _, late = b.upload(by(1), "c", spec{name: "late"}) })
+		g.Go(func() { _, current = b.upload(by(2), "c", spec{name: "current"}) })
+		g.Go(func() { _, person = b.upload(b.alice, "c", spec{name: "person"}) })
+		g.Wait()
+		if current != nil || person != nil {
+			t.Fatal(current, person)
+		}
+		if !fault.Is(late, fault.LostRace) {
+			t.Errorf("an old claim: %v", late)
+		}
+		ix, err := b.api.ListFiles(b.as(b.alice), &channelsv1.ListFilesRequest{Channel: "c"})
+		if err != nil || ix.GetTotalSize() != 2 {
+			t.Errorf("%v, %v", ix, err)
 		}
 	})
 
@@ -361,7 +393,7 @@ func TestUploadsTogether(t *testing.T) {
 		before := b.read("main", "noarch/repodata_shards.msgpack.zst")
 		f := b.stage(spec{name: "a"})
 		b.store.set(func(op string) error {
-			if op == "commit" {
+			if op == "put" {
 				return fault.New(fault.Unavailable, "the disk is away")
 			}
 			return nil
