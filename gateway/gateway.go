@@ -12,9 +12,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/metric"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -24,9 +27,11 @@ import (
 	"github.com/entrepot-dev/entrepot/gateway/quetz"
 	"github.com/entrepot-dev/entrepot/pkg/authz"
 	"github.com/entrepot-dev/entrepot/pkg/blob/dataplane"
+	"github.com/entrepot-dev/entrepot/pkg/fetchplane"
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 	identityv1 "github.com/entrepot-dev/entrepot/proto/entrepot/identity/v1"
 	jobsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
+	metricsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/metrics/v1"
 	quetzv1 "github.com/entrepot-dev/entrepot/proto/entrepot/rest/quetz/v1"
 	storagev1 "github.com/entrepot-dev/entrepot/proto/entrepot/storage/v1"
 	syncv1 "github.com/entrepot-dev/entrepot/proto/entrepot/sync/v1"
@@ -36,7 +41,10 @@ import (
 var Services = []protoreflect.FullName{
 	"entrepot.channels.v1.ChannelService",
 	"entrepot.identity.v1.IdentityService",
+	"entrepot.identity.v1.LoginService",
+	"entrepot.identity.v1.GroupService",
 	"entrepot.jobs.v1.JobService",
+	"entrepot.metrics.v1.MetricsService",
 	"entrepot.storage.v1.StorageService",
 	"entrepot.sync.v1.SyncService",
 }
@@ -47,12 +55,22 @@ type Deps struct {
 	Dial func(service string) (*grpc.ClientConn, error)
 	// Data reads and writes bytes.
 	Data *dataplane.Client
+	// Fetch asks the fetch planes for what proxy channels do not have yet.
+	Fetch *fetchplane.Client
 	// Roles decide who may read private channels' files.
 	Roles *authz.Roles
+	// Downloads counts what is downloaded; nil counts nothing.
+	Downloads edge.DownloadCounter
 	// CertFile and KeyFile turn TLS on at the front door.
 	CertFile, KeyFile string
 	// Dev turns on what must never be on in production: logging in as anyone.
 	Dev bool
+	// PublicURL is where the edge is reached from outside; empty: what a request came to.
+	PublicURL string
+	// TrustedProxies are our own reverse proxies, whose X-Forwarded-For says who tries to log in.
+	TrustedProxies []netip.Prefix
+	// Limiter holds back who asks too often; nil holds back nobody.
+	Limiter *edge.Limiter
 	// Version of the binary.
 	Version string
 	// Ready and Health say whether the process can do its work; Health has an error for each part that cannot.
@@ -67,6 +85,8 @@ type Gateway struct {
 	edge  *edge.Edge
 	front *frontdoor.Server
 	http  *http.Server
+
+	caches metric.Registration
 
 	drain     chan struct{}
 	drainOnce sync.Once
@@ -86,8 +106,13 @@ func Register(srv grpc.ServiceRegistrar, dial func(string) (*grpc.ClientConn, er
 	if err != nil {
 		return err
 	}
+	metrics, err := dial("metrics")
+	if err != nil {
+		return err
+	}
 	quetzv1.RegisterQuetzServiceServer(srv, &quetz.Service{
 		Channels: channelsv1.NewChannelServiceClient(channels), Sync: syncv1.NewSyncServiceClient(syncs), Jobs: jobsv1.NewJobServiceClient(jobs),
+		Metrics: metricsv1.NewMetricsServiceClient(metrics),
 	})
 	return nil
 }
@@ -95,7 +120,7 @@ func Register(srv grpc.ServiceRegistrar, dial func(string) (*grpc.ClientConn, er
 // New builds the gateway.
 func New(ctx context.Context, deps Deps) (*Gateway, error) {
 	conns := map[string]*grpc.ClientConn{}
-	for _, name := range []string{"channels", "sync", "jobs", "identity", "storage", "gateway"} {
+	for _, name := range []string{"channels", "sync", "jobs", "identity", "storage", "metrics", "gateway"} {
 		conn, err := deps.Dial(name)
 		if err != nil {
 			return nil, fmt.Errorf("dial %s: %w", name, err)
@@ -106,32 +131,48 @@ func New(ctx context.Context, deps Deps) (*Gateway, error) {
 	storage := storagev1.NewStorageServiceClient(conns["storage"])
 	channels := channelsv1.NewChannelServiceClient(conns["channels"])
 	auth := edge.NewAuthenticator(identity)
-	files := edge.NewFiles(edge.FilesDeps{Channels: channels, Storage: storage, Data: deps.Data, Roles: deps.Roles})
+	auth.Site = edge.Site{PublicURL: deps.PublicURL, TrustedProxies: deps.TrustedProxies}
+	logins := &edge.Logins{Login: identityv1.NewLoginServiceClient(conns["identity"]), Identity: identity, Auth: auth}
+	files := edge.NewFiles(edge.FilesDeps{Channels: channels, Storage: storage, Data: deps.Data, Fetch: deps.Fetch, Roles: deps.Roles, Downloads: deps.Downloads})
 	uploads := edge.NewUploads(storage, deps.Data)
 
-	nativeAPI, err := native.New(ctx, native.Deps{Dial: deps.Dial, Uploads: uploads, Files: files, Version: deps.Version})
+	nativeAPI, err := native.New(ctx, native.Deps{Dial: deps.Dial, Logins: logins, Uploads: uploads, Files: files, Version: deps.Version})
 	if err != nil {
 		return nil, fmt.Errorf("native API: %w", err)
 	}
 	quetzAPI, err := quetz.New(ctx, quetz.Deps{
 		Channels: channels, Sync: syncv1.NewSyncServiceClient(conns["sync"]), Jobs: jobsv1.NewJobServiceClient(conns["jobs"]),
-		Identity: identity, Self: conns["gateway"], Files: files, Uploads: uploads, Auth: auth, Dev: deps.Dev,
+		Metrics: metricsv1.NewMetricsServiceClient(conns["metrics"]), Identity: identity, Self: conns["gateway"], Files: files, Uploads: uploads, Logins: logins, Dev: deps.Dev, PublicURL: deps.PublicURL,
 		Ready: func(ctx context.Context) bool { return ready(ctx, deps) },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("dialect of Quetz: %w", err)
 	}
+	whole, err := native.Describe(deps.Version, quetzAPI)
+	if err != nil {
+		return nil, err
+	}
+	for i, r := range nativeAPI.Routes {
+		if r.Pattern == "/openapi.json" {
+			nativeAPI.Routes[i].Handler = whole
+		}
+	}
 	e, err := edge.New(auth, nativeAPI, quetzAPI)
 	if err != nil {
 		return nil, err
 	}
-	front, err := frontdoor.New(frontdoor.Deps{Dial: deps.Dial, Services: Services, Auth: auth, CertFile: deps.CertFile, KeyFile: deps.KeyFile})
+	e.Limit(deps.Limiter)
+	front, err := frontdoor.New(frontdoor.Deps{Dial: deps.Dial, Services: Services, Auth: auth, Limiter: deps.Limiter, CertFile: deps.CertFile, KeyFile: deps.KeyFile})
+	if err != nil {
+		return nil, err
+	}
+	caches, err := edge.ObserveCaches(otel.GetMeterProvider(), files, auth)
 	if err != nil {
 		return nil, err
 	}
 	drain := make(chan struct{})
 	quiet := new(silent)
-	g := &Gateway{Files: files, edge: e, front: front, drain: drain, http: &http.Server{
+	g := &Gateway{Files: files, edge: e, front: front, caches: caches, drain: drain, http: &http.Server{
 		Handler:     e,
 		BaseContext: func(net.Listener) context.Context { return edge.WithDrain(context.Background(), drain) },
 		// Bodies and answers may take hours; headers may not, and idle connections cost memory.
@@ -164,7 +205,10 @@ func (g *Gateway) SetReady(ready bool) { g.front.SetReady(ready) }
 
 // Stop lets requests end until ctx does, then cuts them.
 func (g *Gateway) Stop(ctx context.Context) {
-	g.drainOnce.Do(func() { close(g.drain) })
+	g.drainOnce.Do(func() {
+		close(g.drain)
+		_ = g.caches.Unregister() // the provider may have shut down before
+	})
 	done := make(chan struct{})
 	go func() { g.front.Stop(ctx); close(done) }()
 	if err := g.http.Shutdown(ctx); err != nil {

@@ -25,10 +25,14 @@ const (
 
 // Authenticator turns credentials into callers by asking identity, and remembers the answers for a moment.
 type Authenticator struct {
+	// Site names the login cookie. Set it before the first request.
+	Site Site
+
 	identity identityv1.IdentityServiceClient
 	cache    *lru.Cache[[32]byte, authEntry]
 	flights  singleflight.Group
 	now      func() time.Time
+	known    lookups
 }
 
 type authEntry struct {
@@ -59,7 +63,10 @@ func (a *Authenticator) Caller(ctx context.Context, c Credentials) (authn.Caller
 	// The cache never holds a secret, so a heap dump shows none.
 	h := sha256.Sum256([]byte(c.APIKey + "\x00" + c.Session))
 	now := a.now()
-	if e, ok := a.cache.Get(h); ok && now.Sub(e.asked) < authFresh {
+	e, ok := a.cache.Get(h)
+	ok = ok && now.Sub(e.asked) < authFresh
+	a.known.count(ok)
+	if ok {
 		if !e.expires.IsZero() && !now.Before(e.expires) {
 			return authn.Caller{}, fault.New(fault.Unauthenticated, "the credentials have expired")
 		}
@@ -69,7 +76,7 @@ func (a *Authenticator) Caller(ctx context.Context, c Credentials) (authn.Caller
 	if err != nil {
 		return authn.Caller{}, err
 	}
-	e := v.(authEntry)
+	e = v.(authEntry)
 	return e.caller, e.err
 }
 

@@ -4,12 +4,7 @@ import (
 	"encoding/base64"
 	"net/http"
 	"strings"
-
-	"github.com/entrepot-dev/entrepot/pkg/fault"
 )
-
-// SessionCookie is the name of the login cookie.
-const SessionCookie = "entrepot_session"
 
 // Credentials are what a request brought to say who sends it; at most one field is set.
 type Credentials struct {
@@ -21,7 +16,7 @@ type Credentials struct {
 
 // credentialsOf reads a request's credentials in the order of the Quetz dialect: header, path token, cookie.
 // A key that was sent decides even if it turns out to be worthless; the cookie is then not looked at.
-func credentialsOf(r *http.Request, pathToken string) Credentials {
+func credentialsOf(r *http.Request, pathToken string, site Site) Credentials {
 	if key := r.Header.Get("X-Api-Key"); key != "" {
 		return Credentials{APIKey: key}
 	}
@@ -44,10 +39,7 @@ func credentialsOf(r *http.Request, pathToken string) Credentials {
 	if pathToken != "" {
 		return Credentials{APIKey: pathToken}
 	}
-	if c, err := r.Cookie(SessionCookie); err == nil && c.Value != "" {
-		return Credentials{Session: c.Value}
-	}
-	return Credentials{}
+	return Credentials{Session: site.Cookie(r, SessionCookie)}
 }
 
 // cutPathToken takes `t/<token>` out of a path: in front (`/t/<token>/get/c/…`), or after the first segment
@@ -61,25 +53,4 @@ func cutPathToken(path string) (rest, token string) {
 		}
 	}
 	return path, ""
-}
-
-// checkSameOrigin refuses a changing request that lives from the login cookie but comes from another web page.
-// Browsers send Sec-Fetch-Site or Origin with such requests; programs that send neither carry no ambient cookie.
-func checkSameOrigin(r *http.Request) error {
-	switch r.Method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions:
-		return nil
-	}
-	site := r.Header.Get("Sec-Fetch-Site")
-	origin := r.Header.Get("Origin")
-	if site == "cross-site" || site == "same-site" {
-		return fault.New(fault.Denied, "a login cookie is only taken from our own pages; use an API key").WithReason("CROSS_SITE")
-	}
-	if origin != "" {
-		_, host, ok := strings.Cut(origin, "://")
-		if !ok || !strings.EqualFold(host, r.Host) {
-			return fault.New(fault.Denied, "a login cookie is only taken from our own pages; use an API key").WithReason("CROSS_SITE")
-		}
-	}
-	return nil
 }

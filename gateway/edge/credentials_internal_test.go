@@ -52,7 +52,7 @@ func TestCredentials(t *testing.T) {
 	} {
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.Header = c.header
-		if got := credentialsOf(r, c.token); got != c.want {
+		if got := credentialsOf(r, c.token, Site{}); got != c.want {
 			t.Errorf("%s: %+v, want %+v", name, got, c.want)
 		}
 	}

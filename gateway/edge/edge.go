@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -54,8 +55,17 @@ func New(auth *Authenticator, dialects ...*Dialect) (*Edge, error) {
 	return &Edge{auth: auth, router: rt, tracer: otel.Tracer("entrepot/edge"), metrics: m}, nil
 }
 
+// Limit holds back who asks too often; nil holds back nobody. It is called before any request.
+func (e *Edge) Limit(l *Limiter) { e.router.limiter = l }
+
 // Routes returns every dialect's table.
 func (e *Edge) Routes() []*Dialect { return e.router.dialects }
+
+// politeBody is how much of a body that nobody wants is read, so that its connection can be used again.
+const politeBody = 64 << 10
+
+// loginPath is where programs log in.
+const loginPath = "/entrepot/v1/login"
 
 type sessionKey struct{}
 
@@ -67,15 +77,22 @@ func SessionFrom(ctx context.Context) string {
 
 // ServeHTTP answers one request.
 func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	rec := &recorder{ResponseWriter: w}
+	rec := &recorder{ResponseWriter: w, hangUp: r.ContentLength < 0 || r.ContentLength > politeBody}
+	if len(r.TransferEncoding) > 0 {
+		// A length may have stood beside it, which net/http has dropped: whoever is before us may think that the body ends
+		// elsewhere. RFC 9112, 6.1: the connection is closed after such a message.
+		rec.Header()["Connection"] = []string{"close"}
+	}
 	path, token := cutPathToken(r.URL.Path)
 	dialect := e.router.dialectOf(path)
 
-	ctx := r.Context()
-	if _, traced := r.Header["Traceparent"]; traced {
-		ctx = otel.GetTextMapPropagator().Extract(ctx, propagation.HeaderCarrier(r.Header))
+	// Every request has a trace of its own. A stranger's is only linked to: who could join any trace could bloat it, and
+	// say what is sampled.
+	start := ownTrace
+	if link := strangersTrace(r.Header); link.SpanContext.IsValid() {
+		start = append(slices.Clip(start), trace.WithLinks(link))
 	}
-	ctx, span := e.tracer.Start(ctx, "HTTP "+r.Method, trace.WithSpanKind(trace.SpanKindServer))
+	ctx, span := e.tracer.Start(r.Context(), "HTTP", start...)
 	id := requestID(r)
 	ctx = telemetry.WithRequestID(ctx, id)
 	rec.Header()["X-Request-Id"] = []string{id}
@@ -92,25 +109,41 @@ func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		if span.IsRecording() {
-			span.SetName(r.Method + " " + routeName(r))
-			span.SetAttributes(attribute.Int("http.response.status_code", rec.status()), attribute.String("http.route", routeName(r)))
+			method := methodName(r.Method)
+			span.SetName(method + " " + routeName(r))
+			span.SetAttributes(attribute.String("http.request.method", method), attribute.String("http.route", routeName(r)),
+				attribute.Int("http.response.status_code", rec.status()))
 		}
 		span.End()
 		done(ctx, r.Method, routeName(r), rec.status())
 	}()
 
-	creds := credentialsOf(r, token)
+	creds := credentialsOf(r, token, e.auth.Site)
+	if e.router.limiter != nil {
+		ctx = context.WithValue(ctx, addressKey{}, e.router.limiter.Address(r)) // the header that says it goes no further
+	}
 	caller, err := e.auth.Caller(ctx, creds)
-	if err != nil && (dialect.StrictKeys || !fault.Is(err, fault.Unauthenticated)) {
+	if fault.Is(err, fault.Unauthenticated) && dialect.StrictKeys && creds.Session == "" {
+		// It counts as a stranger's request, or keys could be tried as fast as one likes.
+		address, _ := ctx.Value(addressKey{}).(string)
+		if limited := e.router.limiter.Allow(ctx, authn.Caller{}, address, false); limited != nil {
+			err = limited
+		}
+	}
+	// A browser keeps sending a cookie whose login has ended, also to log in again: that is no login, never an error.
+	if err != nil && ((dialect.StrictKeys && creds.Session == "") || !fault.Is(err, fault.Unauthenticated)) {
 		dialect.Error(rec, r, err)
 		return
 	}
 	if creds.Session != "" {
-		if err := checkSameOrigin(r); err != nil {
+		if err := e.auth.Site.sameOrigin(r); err != nil {
 			dialect.Error(rec, r, err)
 			return
 		}
 		ctx = context.WithValue(ctx, sessionKey{}, creds.Session)
+	}
+	if strings.HasPrefix(path, "/auth/") || strings.HasPrefix(path, loginPath) {
+		ctx = withVisitor(ctx, e.auth.Site, r)
 	}
 	ctx = authn.NewContext(ctx, caller)
 	inner := r.WithContext(ctx)
@@ -180,6 +213,7 @@ func printable(s string) string {
 var identityHeaders = []string{
 	"Authorization", "Cookie", "X-Api-Key", "Proxy-Authorization", "Entrepot-Grant", "Entrepot-Target",
 	"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Grpc-Timeout",
+	"Traceparent", "Tracestate", "Baggage",
 }
 
 // dropIdentity takes off the request what says, or claims to say, who sends it.
@@ -193,6 +227,17 @@ func dropIdentity(h http.Header) {
 	for _, name := range identityHeaders {
 		delete(h, name)
 	}
+}
+
+var ownTrace = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer), trace.WithNewRoot()}
+
+// strangersTrace returns a link to the trace that a client says its request is part of, without the client's own state.
+func strangersTrace(h http.Header) trace.Link {
+	if _, traced := h["Traceparent"]; !traced {
+		return trace.Link{}
+	}
+	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.HeaderCarrier(h))
+	return trace.Link{SpanContext: trace.SpanContextFromContext(ctx).WithTraceState(trace.TraceState{})}
 }
 
 // requestID takes a caller's own id if it is harmless, so that their logs and ours meet.

@@ -19,6 +19,7 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/blob"
 	"github.com/entrepot-dev/entrepot/pkg/blob/dataplane"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
+	"github.com/entrepot-dev/entrepot/pkg/fetchplane"
 	"github.com/entrepot-dev/entrepot/pkg/names"
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 	storagev1 "github.com/entrepot-dev/entrepot/proto/entrepot/storage/v1"
@@ -42,7 +43,11 @@ type FilesDeps struct {
 	Channels channelsv1.ChannelServiceClient
 	Storage  storagev1.StorageServiceClient
 	Data     *dataplane.Client
-	Roles    *authz.Roles
+	// Fetch brings in what proxy channels do not have yet; nil if nothing does.
+	Fetch *fetchplane.Client
+	Roles *authz.Roles
+	// Downloads counts what is downloaded; nil counts nothing.
+	Downloads DownloadCounter
 }
 
 // Files serves what channels hold. It remembers for a moment what stands at a path, so that most requests ask nobody.
@@ -52,6 +57,9 @@ type Files struct {
 	grants  *lru.Cache[blob.Digest, grantEntry]
 	flights singleflight.Group
 	now     func() time.Time
+
+	resolved, granted lookups
+	proxies           *proxies
 
 	mu   sync.Mutex
 	gens map[string]*atomic.Uint64 // by channel's lower-case name and by its id; a change raises both
@@ -85,7 +93,7 @@ func NewFiles(deps FilesDeps) *Files {
 	if err != nil {
 		panic(err)
 	}
-	return &Files{deps: deps, entries: entries, grants: grants, now: time.Now, gens: map[string]*atomic.Uint64{}}
+	return &Files{deps: deps, entries: entries, grants: grants, now: time.Now, gens: map[string]*atomic.Uint64{}, proxies: newProxies()}
 }
 
 // HeadChanged takes the broadcast that channels sends after a publication, a deletion or a change of privacy.
@@ -143,11 +151,22 @@ func (f *Files) Serve(w http.ResponseWriter, r *http.Request, channel, path stri
 		fail(w, r, err)
 		return
 	}
-	res, err := f.resolve(r.Context(), fileKey{strings.ToLower(channel), path, pin})
+	key := fileKey{strings.ToLower(channel), path, pin}
+	res, err := f.resolve(r.Context(), key)
 	if err == nil && res.GetChannel().GetPrivate() {
 		err = f.deps.Roles.Allow(r.Context(), authn.FromContext(r.Context()), authz.ChannelRead, authz.Resource{
 			Kind: authz.Channel, ID: res.GetChannel().GetId(), Name: res.GetChannel().GetName(), Namespace: res.GetChannel().GetNamespace(),
 		})
+	}
+	if err == nil {
+		var ended func()
+		w, ended = f.observe(w, r, res, path)
+		defer ended()
+	}
+	if err == nil && res.GetProxy() != nil {
+		if res, err = f.serveProxied(w, r, key, res); res == nil && err == nil {
+			return
+		}
 	}
 	if err == nil && !res.GetFound() {
 		err = fault.New(fault.NotFound, "%s%s/%s not found", res.GetChannel().GetName(), pin, printable(path))
@@ -180,7 +199,7 @@ func (f *Files) Serve(w http.ResponseWriter, r *http.Request, channel, path stri
 		return
 	}
 	h := w.Header()
-	if res.GetIndex() {
+	if res.GetIndex() && res.GetProxy() == nil {
 		h.Set("Entrepot-Revision", strconv.FormatInt(res.GetRevision(), 10))
 	}
 	h.Set("Content-Size", strconv.FormatInt(res.GetSize(), 10))
@@ -192,10 +211,13 @@ func (f *Files) Serve(w http.ResponseWriter, r *http.Request, channel, path stri
 	}
 	meta := dataplane.Meta{ContentType: contentType(path), CacheControl: cacheControl(res, path, pin, f.now()), ModTime: res.GetUpdateTime().AsTime()}
 	if err := f.deps.Data.Proxy(w, r, token, d, meta); err != nil {
-		for _, name := range []string{"Entrepot-Revision", "Content-Size", "ETag", "Cache-Control", "Last-Modified", "Content-Encoding", "Content-Length", "Vary"} {
+		for _, name := range []string{"Entrepot-Revision", "Content-Size", "ETag", "Cache-Control", "Last-Modified", "Content-Encoding", "Content-Length", "Vary", "Age", "Warning"} {
 			h.Del(name)
 		}
 		f.grants.Remove(d)
+		if fault.Is(err, fault.NotFound) && f.mend(w, r, key, res, d) {
+			return
+		}
 		if fault.Is(err, fault.NotFound) {
 			// Listed, but gone from storage: not the client's mistake, and not to be remembered as absent.
 			err = fault.New(fault.Unavailable, "the bytes of %s/%s are missing in storage", res.GetChannel().GetName(), printable(path))
@@ -207,7 +229,9 @@ func (f *Files) Serve(w http.ResponseWriter, r *http.Request, channel, path stri
 func (f *Files) resolve(ctx context.Context, key fileKey) (*channelsv1.ResolveResponse, error) {
 	now := f.now()
 	e, ok := f.entries.Get(key)
-	if ok && now.Sub(e.at) < resolveFresh && e.gen.Load() == e.seen {
+	fresh := ok && now.Sub(e.at) < resolveFresh && e.gen.Load() == e.seen
+	f.resolved.count(fresh)
+	if fresh {
 		return e.resp, e.err
 	}
 	// Whoever comes after a change must not share the answer to a question that was asked before it.
@@ -241,13 +265,19 @@ func (f *Files) ask(ctx context.Context, key fileKey) (*fileEntry, error) {
 		e.resp = resp
 		f.generation(key.channel, resp.GetChannel().GetId())
 	}
+	if e.resp.GetProxy() != nil && e.resp.GetIndex() { // the fetch plane may have told something newer meanwhile
+		return f.remember(key, e), nil
+	}
 	f.entries.Add(key, e)
 	return e, nil
 }
 
 // grant returns leave to read a blob; one serves all requests until shortly before it ends.
 func (f *Files) grant(ctx context.Context, d blob.Digest) (string, error) {
-	if g, ok := f.grants.Get(d); ok && f.now().Before(g.expires) {
+	g, ok := f.grants.Get(d)
+	ok = ok && f.now().Before(g.expires)
+	f.granted.count(ok)
+	if ok {
 		return g.token, nil
 	}
 	resp, err := f.deps.Storage.CreateGrant(authn.WithSelf(ctx), &storagev1.CreateGrantRequest{Sha256: d[:]})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"reflect"
 	"strconv"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -41,6 +42,18 @@ func (m *Marshaler) Marshal(v any) ([]byte, error) {
 func (m *Marshaler) Unmarshal(data []byte, v any) error {
 	msg, ok := v.(proto.Message)
 	if !ok {
+		// A body that is one field of the request comes as a pointer to that field, which is a message as well: 64-bit
+		// integers as strings and names of enums are right there too.
+		if field := reflect.ValueOf(v); field.Kind() == reflect.Pointer && field.Type().Elem().Kind() == reflect.Pointer && string(bytes.TrimSpace(data)) != "null" {
+			fresh := reflect.New(field.Type().Elem().Elem())
+			if msg, ok := fresh.Interface().(proto.Message); ok {
+				if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(data, msg); err != nil {
+					return err
+				}
+				field.Elem().Set(fresh)
+				return nil
+			}
+		}
 		return json.Unmarshal(data, v)
 	}
 	return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(data, msg)

@@ -149,3 +149,16 @@ func TestMarshaler(t *testing.T) {
 		}
 	})
 }
+
+func TestABodyThatIsAFieldIsReadLikeAMessage(t *testing.T) {
+	for body, want := range map[string]int64{`{"size_limit": "7"}`: 7, `{"sizeLimit": 8}`: 8} {
+		var got *channelsv1.Channel
+		if err := (&edge.Marshaler{}).Unmarshal([]byte(body), &got); err != nil || got.GetSizeLimit() != want {
+			t.Errorf("%s: %v %v", body, got, err)
+		}
+	}
+	var got *channelsv1.Channel
+	if err := (&edge.Marshaler{}).Unmarshal([]byte("null"), &got); err != nil || got != nil {
+		t.Errorf("null: %v %v", got, err)
+	}
+}

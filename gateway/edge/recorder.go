@@ -18,11 +18,16 @@ type recorder struct {
 	http.ResponseWriter
 	code  int
 	wrote bool
+	// hangUp ends the connection with an error: what is left of the body would have to be read otherwise.
+	hangUp bool
 }
 
 func (r *recorder) WriteHeader(code int) {
 	if !r.wrote && code >= 200 {
 		r.code, r.wrote = code, true
+		if r.hangUp && code >= 400 {
+			r.Header()["Connection"] = []string{"close"}
+		}
 	}
 	r.ResponseWriter.WriteHeader(code)
 }
@@ -112,6 +117,15 @@ type requestMetrics struct {
 	sets     sync.Map // setKey → metric.MeasurementOption, since building one costs more than recording
 }
 
+// methodName returns the method, or _OTHER for one that HTTP does not define: a stranger may send any word.
+func methodName(method string) string {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return method
+	}
+	return "_OTHER"
+}
+
 type setKey struct {
 	method, route string
 	class         int
@@ -137,12 +151,7 @@ func (m *requestMetrics) begin() func(ctx context.Context, method, route string,
 	m.inFlight.Add(context.Background(), 1)
 	return func(ctx context.Context, method, route string, status int) {
 		m.inFlight.Add(context.Background(), -1)
-		switch method {
-		case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
-		default:
-			method = "other" // a stranger may send any word
-		}
-		key := setKey{method, route, status / 100}
+		key := setKey{methodName(method), route, status / 100}
 		set, ok := m.sets.Load(key)
 		if !ok {
 			set, _ = m.sets.LoadOrStore(key, metric.WithAttributeSet(attribute.NewSet(

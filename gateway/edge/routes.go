@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+
+	"github.com/entrepot-dev/entrepot/pkg/authn"
+	"github.com/entrepot-dev/entrepot/pkg/fault"
 )
 
 // RouteKind says how a route is made; design D12.
@@ -54,6 +57,7 @@ type router struct {
 	mux      *http.ServeMux
 	dialects []*Dialect
 	owner    map[string]*Dialect // by pattern
+	limiter  *Limiter            // nil: nobody is held back
 }
 
 // newRouter refuses tables that overlap, naming both routes.
@@ -64,6 +68,12 @@ func newRouter(dialects []*Dialect) (rt *router, err error) {
 			rt, err = nil, fmt.Errorf("routes overlap: %v", p)
 		}
 	}()
+	taken := map[string]bool{}
+	for _, d := range dialects {
+		for _, route := range d.Routes {
+			taken[route.Method+" "+route.Pattern] = true
+		}
+	}
 	for _, d := range dialects {
 		for _, route := range d.Routes {
 			pattern := route.Method + " " + route.Pattern
@@ -73,13 +83,13 @@ func newRouter(dialects []*Dialect) (rt *router, err error) {
 			if route.Pattern == "/" {
 				pattern = route.Method + " /{$}"
 			}
-			handler := route.Handler
+			handler := rt.limit(d, route, route.Handler)
 			if route.Kind != Bytes {
-				handler = boundBody(handler)
+				handler = boundBody(d, handler)
 			}
 			rt.mux.Handle(pattern, handler)
 			rt.owner[pattern] = d
-			if i := strings.LastIndex(pattern, "/{"); i > 0 && strings.HasSuffix(pattern, "...}") {
+			if i := strings.LastIndex(pattern, "/{"); i > 0 && strings.HasSuffix(pattern, "...}") && !taken[pattern[:i]] {
 				rt.mux.HandleFunc(pattern[:i], rt.miss) // or ServeMux would redirect to the path with a slash
 			}
 		}
@@ -91,10 +101,18 @@ func newRouter(dialects []*Dialect) (rt *router, err error) {
 // maxJSON bounds the body of every route that takes no bytes: it is held in memory before rights are known.
 const maxJSON = 8 << 20
 
-func boundBody(next http.Handler) http.Handler {
+func boundBody(d *Dialect, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Body != nil && r.Body != http.NoBody {
-			r.Body = http.MaxBytesReader(w, r.Body, maxJSON)
+			limit := int64(maxJSON)
+			if authn.FromContext(r.Context()).Anonymous() {
+				limit = politeBody // nobody who is not known has that much to say
+				if r.ContentLength > limit {
+					d.Error(w, r, fault.New(fault.Unauthenticated, "Not logged in"))
+					return
+				}
+			}
+			r.Body = http.MaxBytesReader(w, r.Body, limit)
 		}
 		next.ServeHTTP(w, r)
 	})
@@ -119,6 +137,11 @@ func (rt *router) route(w http.ResponseWriter, r *http.Request) { rt.mux.ServeHT
 // matched once.
 func (rt *router) miss(w http.ResponseWriter, r *http.Request) {
 	r.Pattern = "" // no route
+	d := rt.dialectOf(r.URL.Path)
+	rt.limit(d, Route{Kind: Raw}, http.HandlerFunc(rt.missed)).ServeHTTP(w, r)
+}
+
+func (rt *router) missed(w http.ResponseWriter, r *http.Request) {
 	d := rt.dialectOf(r.URL.Path)
 	if allow := rt.allowed(r); allow != "" {
 		w.Header().Set("Allow", allow)

@@ -27,6 +27,7 @@ import (
 	healthgrpc "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/reflection"
 	reflectiongrpc "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
@@ -36,6 +37,7 @@ import (
 
 	"github.com/entrepot-dev/entrepot/gateway/edge"
 	"github.com/entrepot-dev/entrepot/pkg/authn"
+	"github.com/entrepot-dev/entrepot/pkg/fault"
 	"github.com/entrepot-dev/entrepot/pkg/rpc"
 	optionsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/options/v1"
 )
@@ -48,6 +50,8 @@ type Deps struct {
 	Services []protoreflect.FullName
 	// Auth turns keys into callers.
 	Auth *edge.Authenticator
+	// Limiter holds back who calls too often; nil holds back nobody.
+	Limiter *edge.Limiter
 	// CertFile and KeyFile turn TLS on; both or none.
 	CertFile, KeyFile string
 }
@@ -57,6 +61,7 @@ type Server struct {
 	grpc    *grpc.Server
 	health  *health.Server
 	auth    *edge.Authenticator
+	limiter *edge.Limiter
 	methods map[string]method
 }
 
@@ -67,7 +72,7 @@ type method struct {
 
 // New builds the front door.
 func New(deps Deps) (*Server, error) {
-	s := &Server{health: health.NewServer(), auth: deps.Auth, methods: map[string]method{}}
+	s := &Server{health: health.NewServer(), auth: deps.Auth, limiter: deps.Limiter, methods: map[string]method{}}
 	offered := serviceInfo{}
 	for _, name := range deps.Services {
 		if err := s.offer(deps.Dial, name, offered); err != nil {
@@ -78,7 +83,8 @@ func New(deps Deps) (*Server, error) {
 		grpc.ForceServerCodec(frameCodec{}),
 		grpc.UnknownServiceHandler(s.proxy),
 		grpc.MaxConcurrentStreams(1000),
-		grpc.StatsHandler(otelgrpc.NewServerHandler()),
+		// A caller's trace is linked to, not joined: see package edge. What it calls methods that are not here is its business.
+		grpc.StatsHandler(rpc.KnownMethods(otelgrpc.NewServerHandler(otelgrpc.WithPublicEndpoint()), s.known)),
 		grpc.ChainStreamInterceptor(recovered),
 		grpc.ChainUnaryInterceptor(recoveredUnary),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
@@ -176,6 +182,16 @@ func (s *Server) Stop(ctx context.Context) {
 	}
 }
 
+// known reports whether a method is one of ours, so that its name may be a metric's label.
+func (s *Server) known(full string) bool {
+	if _, ok := s.methods[full]; ok {
+		return true
+	}
+	service, _, _ := strings.Cut(strings.TrimPrefix(full, "/"), "/")
+	_, ok := s.grpc.GetServiceInfo()[service]
+	return ok && rpc.Linked(full)
+}
+
 func (s *Server) proxy(_ any, in grpc.ServerStream) error {
 	full, _ := grpc.MethodFromServerStream(in)
 	m, ok := s.methods[full]
@@ -246,17 +262,20 @@ func (s *Server) callerContext(ctx context.Context) (context.Context, error) {
 		creds.APIKey = strings.TrimSpace(key)
 	}
 	caller, err := s.auth.Caller(ctx, creds)
+	if err == nil || fault.Is(err, fault.Unauthenticated) {
+		address := ""
+		if p, ok := peer.FromContext(ctx); ok && s.limiter != nil {
+			address = s.limiter.AddressOf(p.Addr.String(), nil)
+		}
+		if limited := s.limiter.Allow(ctx, caller, address, false); limited != nil {
+			return nil, limited
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
-	trace := metadata.MD{}
-	for _, name := range []string{"traceparent", "tracestate"} {
-		if v := md.Get(name); len(v) == 1 {
-			trace[name] = slices.Clone(v)
-		}
-	}
 	ctx = metadata.NewIncomingContext(ctx, nil)
-	ctx = metadata.NewOutgoingContext(ctx, trace)
+	ctx = metadata.NewOutgoingContext(ctx, metadata.MD{}) // the connection adds token, request id and our own trace
 	return authn.NewContext(ctx, caller), nil
 }
 

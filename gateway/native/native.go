@@ -23,6 +23,7 @@ import (
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 	identityv1 "github.com/entrepot-dev/entrepot/proto/entrepot/identity/v1"
 	jobsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
+	metricsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/metrics/v1"
 	optionsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/options/v1"
 	storagev1 "github.com/entrepot-dev/entrepot/proto/entrepot/storage/v1"
 	syncv1 "github.com/entrepot-dev/entrepot/proto/entrepot/sync/v1"
@@ -33,8 +34,10 @@ const Prefix = "/entrepot/v1"
 
 // Deps are what the API stands on.
 type Deps struct {
-	// Dial returns the connection to a service by its short name: channels, sync, jobs, identity, storage.
+	// Dial returns the connection to a service by its short name: channels, sync, jobs, metrics, identity, storage.
 	Dial func(service string) (*grpc.ClientConn, error)
+	// Logins makes and ends logins by cookie.
+	Logins *edge.Logins
 	// Uploads takes the bytes of uploads.
 	Uploads *edge.Uploads
 	// Files is told of changes, so that the writer reads its own write.
@@ -52,13 +55,17 @@ var services = []struct {
 	{"channels", "entrepot.channels.v1.ChannelService", channelsv1.RegisterChannelServiceHandler},
 	{"sync", "entrepot.sync.v1.SyncService", syncv1.RegisterSyncServiceHandler},
 	{"jobs", "entrepot.jobs.v1.JobService", jobsv1.RegisterJobServiceHandler},
+	{"metrics", "entrepot.metrics.v1.MetricsService", metricsv1.RegisterMetricsServiceHandler},
 	{"identity", "entrepot.identity.v1.IdentityService", identityv1.RegisterIdentityServiceHandler},
+	{"identity", "entrepot.identity.v1.LoginService", identityv1.RegisterLoginServiceHandler},
+	{"identity", "entrepot.identity.v1.GroupService", identityv1.RegisterGroupServiceHandler},
 	{"storage", "entrepot.storage.v1.StorageService", storagev1.RegisterStorageServiceHandler},
 }
 
 type api struct {
 	channels channelsv1.ChannelServiceClient
 	jobs     jobsv1.JobServiceClient
+	logins   *edge.Logins
 	uploads  *edge.Uploads
 	files    *edge.Files
 }
@@ -77,7 +84,7 @@ func New(ctx context.Context, deps Deps) (*edge.Dialect, error) {
 		if err := s.register(ctx, gw, conn); err != nil {
 			return nil, fmt.Errorf("register %s: %w", s.name, err)
 		}
-		rs, err := restRoutes(s.file, gw)
+		rs, err := restRoutes(s.file, jsonOnly(gw))
 		if err != nil {
 			return nil, err
 		}
@@ -86,7 +93,7 @@ func New(ctx context.Context, deps Deps) (*edge.Dialect, error) {
 	routes = mergeVerbs(routes)
 	a := &api{
 		channels: channelsv1.NewChannelServiceClient(conns["channels"]), jobs: jobsv1.NewJobServiceClient(conns["jobs"]),
-		uploads: deps.Uploads, files: deps.Files,
+		logins: deps.Logins, uploads: deps.Uploads, files: deps.Files,
 	}
 	openapi, err := description(deps.Version)
 	if err != nil {
@@ -100,8 +107,12 @@ func New(ctx context.Context, deps Deps) (*edge.Dialect, error) {
 		})
 	}
 	routes = append(routes,
+		edge.Route{Method: "GET", Pattern: Prefix + "/login", Kind: edge.Raw, Summary: "the ways to log in", Handler: raw(a.providers)},
+		edge.Route{Method: "POST", Pattern: Prefix + "/login", Kind: edge.Raw, Summary: "log in by password; the answer sets the cookie", Handler: raw(a.login)},
+		edge.Route{Method: "POST", Pattern: Prefix + "/logout", Kind: edge.Raw, Summary: "end this login, or with everywhere all of one's own", Handler: raw(a.logout)},
 		edge.Route{Method: "GET", Pattern: Prefix + "/jobs/{id}/events", Kind: edge.Raw, Summary: "follow a job, as an event stream", Handler: raw(a.jobEvents)},
 		edge.Route{Method: "PUT", Pattern: Prefix + "/channels/{channel}/uploads/{filename}", Kind: edge.Bytes, Summary: "upload a package, body as is", Handler: raw(a.upload)},
+		edge.Route{Method: "POST", Pattern: Prefix + "/channels/{channel}/imports", Kind: edge.Bytes, Summary: "publish a batch of packages with their records, as multipart/form-data", Handler: raw(a.imports)},
 		edge.Route{Method: "GET", Pattern: Prefix + "/openapi.json", Kind: edge.Raw, Summary: "this API's description", Handler: serveJSON(openapi)},
 		edge.Route{Method: "GET", Pattern: "/openapi.json", Kind: edge.Raw, Summary: "the description of every REST route", Handler: serveJSON(openapi)},
 		edge.Route{Method: "GET", Pattern: "/", Kind: edge.Raw, Summary: "where to go from here", Handler: index(deps.Version)},

@@ -46,5 +46,14 @@ func description(version string) ([]byte, error) {
 			"200": map[string]any{"description": "The channel has these very bytes already; nothing changed."},
 		},
 	}}
+	paths[Prefix+"/channels/{channel}/imports"] = map[string]any{"post": map[string]any{
+		"summary": "Publish a batch of packages with their records", "operationId": "Import", "tags": []any{"ChannelService"},
+		"consumes":   []any{"multipart/form-data"},
+		"parameters": []any{parameter("channel", "path", "Name of the channel.")},
+		"responses":  map[string]any{"200": map[string]any{"description": "What became of each package of the batch."}},
+	}}
+	for path, item := range loginPaths() {
+		paths[path] = item
+	}
 	return json.Marshal(doc)
 }

@@ -66,7 +66,7 @@ func statusOf(f *fault.Error) int {
 func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	switch e := err.(type) {
 	case invalidFields:
-		edge.WriteJSON(w, http.StatusUnprocessableEntity, "application/json", detail{[]invalidField(e)})
+		edge.WriteJSON(w, http.StatusUnprocessableEntity, "application/json", detail{withoutSecrets(e)})
 		return
 	case *statusError:
 		edge.WriteJSON(w, e.status, "application/json", detail{e.detail})

@@ -20,6 +20,7 @@ import (
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 	identityv1 "github.com/entrepot-dev/entrepot/proto/entrepot/identity/v1"
 	jobsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
+	metricsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/metrics/v1"
 	quetzv1 "github.com/entrepot-dev/entrepot/proto/entrepot/rest/quetz/v1"
 	syncv1 "github.com/entrepot-dev/entrepot/proto/entrepot/sync/v1"
 )
@@ -29,6 +30,7 @@ type Deps struct {
 	Channels channelsv1.ChannelServiceClient
 	Sync     syncv1.SyncServiceClient
 	Jobs     jobsv1.JobServiceClient
+	Metrics  metricsv1.MetricsServiceClient
 	Identity identityv1.IdentityServiceClient
 	// Self is a connection to the edge's own gRPC server, which serves quetzv1.QuetzService.
 	Self *grpc.ClientConn
@@ -36,8 +38,10 @@ type Deps struct {
 	Files *edge.Files
 	// Uploads takes the bytes of uploads.
 	Uploads *edge.Uploads
-	// Auth forgets sessions at logout.
-	Auth *edge.Authenticator
+	// Logins makes and ends logins by cookie.
+	Logins *edge.Logins
+	// PublicURL is where the edge is reached from outside; empty: what a request came to.
+	PublicURL string
 	// Dev turns on /api/dummylogin, which logs anyone in as anyone.
 	Dev bool
 	// Ready says whether the platform can do its work.
@@ -54,6 +58,7 @@ func New(ctx context.Context, deps Deps) (*edge.Dialect, error) {
 		return nil, err
 	}
 	proto := tolerantJSON(gw)
+	count := &counters{}
 	raw := func(f func(http.ResponseWriter, *http.Request) error) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if err := f(w, r); err != nil {
@@ -73,6 +78,17 @@ func New(ctx context.Context, deps Deps) (*edge.Dialect, error) {
 		{Method: "POST", Pattern: "/api/channels/{channel}/members", Kind: edge.Raw, Summary: "add or change a member", Handler: raw(d.setMember)},
 		{Method: "DELETE", Pattern: "/api/channels/{channel}/members", Kind: edge.Raw, Summary: "remove a member", Handler: raw(d.removeMember)},
 
+		{Method: "GET", Pattern: "/api/channels/{channel}/mirrors", Kind: edge.Raw, Summary: "list registered mirrors", Handler: raw(d.listMirrors)},
+		{Method: "POST", Pattern: "/api/channels/{channel}/mirrors", Kind: edge.Raw, Summary: "register a mirror", Handler: raw(d.registerMirror)},
+		{Method: "DELETE", Pattern: "/api/channels/{channel}/mirrors/{id}", Kind: edge.Raw, Summary: "forget a registered mirror", Handler: raw(d.deleteMirror)},
+		{Method: "GET", Pattern: "/api/channels/search", Kind: edge.Raw, Summary: "search channels", Handler: raw(d.searchChannels)},
+		{Method: "GET", Pattern: "/api/packages/search", Kind: edge.Raw, Summary: "search packages of all channels", Handler: raw(d.searchPackages)},
+
+		{Method: "POST", Pattern: "/api/channels/{channel}/packages", Kind: edge.Raw, Summary: "make a package without files", Handler: raw(d.createPackage)},
+		{Method: "POST", Pattern: "/api/channels/{channel}/packages/copy", Kind: edge.Raw, Summary: "list another channel's file here too", Handler: raw(d.copyPackage)},
+		{Method: "GET", Pattern: "/api/channels/{channel}/packages/{package}/members", Kind: edge.Raw, Summary: "list a package's members", Handler: raw(d.listPackageMembers)},
+		{Method: "POST", Pattern: "/api/channels/{channel}/packages/{package}/members", Kind: edge.Raw, Summary: "add a member to a package", Handler: raw(d.addPackageMember)},
+		{Method: "DELETE", Pattern: "/api/channels/{channel}/packages/{package}/members", Kind: edge.Raw, Summary: "remove a member of a package", Handler: raw(d.removePackageMember)},
 		{Method: "GET", Pattern: "/api/channels/{channel}/packages", Kind: edge.Raw, Summary: "list packages", Handler: raw(d.listPackages)},
 		{Method: "GET", Pattern: "/api/paginated/channels/{channel_name}/packages", Kind: edge.Proto, Summary: "page through packages", Handler: proto},
 		{Method: "GET", Pattern: "/api/channels/{channel_name}/packages/{package_name}", Kind: edge.Proto, Summary: "show a package", Handler: proto},
@@ -90,13 +106,38 @@ func New(ctx context.Context, deps Deps) (*edge.Dialect, error) {
 		{Method: "POST", Pattern: "/api/api-keys", Kind: edge.Raw, Summary: "make an API key", Handler: raw(d.createKey)},
 		{Method: "DELETE", Pattern: "/api/api-keys/{key}", Kind: edge.Raw, Summary: "revoke an API key", Handler: raw(d.deleteKey)},
 		{Method: "GET", Pattern: "/api/me", Kind: edge.Raw, Summary: "who am I", Handler: raw(d.me)},
-		{Method: "GET", Pattern: "/api/jobs/{id}", Kind: edge.Raw, Summary: "show a job", Handler: raw(d.getJob)},
+		{Method: "GET", Pattern: "/api/users", Kind: edge.Raw, Summary: "list users", Handler: raw(d.listUsers)},
+		{Method: "GET", Pattern: "/api/paginated/users", Kind: edge.Raw, Summary: "page through users", Handler: raw(d.pageUsers)},
+		{Method: "GET", Pattern: "/api/users/{username}", Kind: edge.Raw, Summary: "show a user", Handler: raw(d.getUser)},
+		{Method: "DELETE", Pattern: "/api/users/{username}", Kind: edge.Raw, Summary: "delete a user", Handler: raw(d.deleteUser)},
+		{Method: "GET", Pattern: "/api/users/{username}/role", Kind: edge.Raw, Summary: "show a user's server role", Handler: raw(d.getRole)},
+		{Method: "PUT", Pattern: "/api/users/{username}/role", Kind: edge.Raw, Summary: "change a user's server role", Handler: raw(d.setRole)},
+		{Method: "GET", Pattern: "/api/users/{username}/channels", Kind: edge.Raw, Summary: "list a user's roles on channels", Handler: raw(listRoles(d, false, asChannelRole))},
+		{Method: "GET", Pattern: "/api/users/{username}/packages", Kind: edge.Raw, Summary: "list a user's roles on packages", Handler: raw(listRoles(d, true, asPackageRole))},
+		{Method: "GET", Pattern: "/api/paginated/users/{username}/channels", Kind: edge.Raw, Summary: "page through a user's roles on channels", Handler: raw(pageRoles(d, false, asChannelRole))},
+		{Method: "GET", Pattern: "/api/paginated/users/{username}/packages", Kind: edge.Raw, Summary: "page through a user's roles on packages", Handler: raw(pageRoles(d, true, asPackageRole))},
 
+		{Method: "GET", Pattern: "/api/jobs", Kind: edge.Raw, Summary: "page through jobs", Handler: raw(d.listJobs)},
+		{Method: "POST", Pattern: "/api/jobs", Kind: edge.Raw, Summary: "start a built-in job", Handler: raw(d.createJob)},
+		{Method: "GET", Pattern: "/api/jobs/{id}", Kind: edge.Raw, Summary: "show a job", Handler: raw(d.getJob)},
+		{Method: "PATCH", Pattern: "/api/jobs/{id}", Kind: edge.Raw, Summary: "stop a job or run it again", Handler: raw(d.patchJob)},
+		{Method: "GET", Pattern: "/api/jobs/{id}/tasks", Kind: edge.Raw, Summary: "page through a job's tasks", Handler: raw(d.listTasks)},
+
+		{Method: "GET", Pattern: "/get/{channel}", Kind: edge.Bytes, Summary: "a channel's page", Handler: http.HandlerFunc(d.file)},
+		{Method: "GET", Pattern: "/channels/{channel}", Kind: edge.Bytes, Summary: "a channel's page", Handler: http.HandlerFunc(d.file)},
 		{Method: "GET", Pattern: "/get/{channel}/{path...}", Kind: edge.Bytes, Summary: "a channel's files", Handler: http.HandlerFunc(d.file)},
 		{Method: "GET", Pattern: "/channels/{channel}/{path...}", Kind: edge.Bytes, Summary: "a channel's files", Handler: http.HandlerFunc(d.file)},
 		{Method: "GET", Pattern: "/health/live", Kind: edge.Raw, Summary: "is the process alive", Handler: http.HandlerFunc(live)},
 		{Method: "GET", Pattern: "/health/ready", Kind: edge.Raw, Summary: "can it do its work", Handler: http.HandlerFunc(d.ready)},
 		{Method: "GET", Pattern: "/auth/logout", Kind: edge.Raw, Summary: "log out", Handler: raw(d.logout)},
+		{Method: "GET", Pattern: "/auth/{provider}/login", Kind: edge.Raw, Summary: "begin a login", Handler: raw(d.beginLogin)},
+		{Method: "GET", Pattern: "/auth/{provider}/enabled", Kind: edge.Raw, Summary: "is there such a login provider", Handler: raw(d.loginEnabled)},
+		{Method: "GET", Pattern: "/auth/{provider}/authorize", Kind: edge.Raw, Summary: "end a login", Handler: raw(d.finishLogin)},
+		{Method: "POST", Pattern: "/auth/{provider}/authorize", Kind: edge.Raw, Summary: "log in by a form", Handler: raw(d.formLogin)},
+		{Method: "GET", Pattern: "/auth/{provider}/revoke", Kind: edge.Raw, Summary: "where to take back what was granted", Handler: raw(d.revokeLogin)},
+		{Method: "GET", Pattern: "/metrics/channels/{channel}", Kind: edge.Raw, Summary: "downloads of a channel's files", Handler: raw(d.channelMetrics)},
+		{Method: "GET", Pattern: "/metrics/channels/{channel}/packages/{package}/versions/{platform}/{filename}", Kind: edge.Raw, Summary: "downloads of a version", Handler: raw(d.versionMetrics)},
+		{Method: "GET", Pattern: "/metricsp", Kind: edge.Raw, Summary: "request counters for Prometheus", Handler: raw(count.metricsp)},
 	}
 	if deps.Dev {
 		routes = append(routes, edge.Route{
@@ -104,14 +145,17 @@ func New(ctx context.Context, deps Deps) (*edge.Dialect, error) {
 			Summary: "development only: log in as anyone", Handler: raw(d.dummyLogin),
 		})
 	}
+	for _, path := range []string{"/docs", "/redoc"} {
+		all := routes
+		routes = append(routes, edge.Route{Method: "GET", Pattern: path, Kind: edge.Raw, Summary: "this API for people", Handler: raw(docs(all))})
+	}
+	for i := range routes {
+		routes[i] = count.count(routes[i])
+	}
 	return &edge.Dialect{
-		Name: "quetz", Prefixes: []string{"/api", "/get", "/channels", "/auth", "/health"}, Routes: routes,
+		Name: "quetz", Prefixes: []string{"/api", "/get", "/channels", "/auth", "/health", "/docs", "/redoc", "/metrics", "/metricsp"}, Routes: routes,
 		Error: writeError, NoRoute: noRoute,
 	}, nil
-}
-
-func (d *dialect) file(w http.ResponseWriter, r *http.Request) {
-	d.Files.Serve(w, r, r.PathValue("channel"), r.PathValue("path"), writeError)
 }
 
 func live(w http.ResponseWriter, _ *http.Request) { writeHealth(w, http.StatusOK, "ok") }

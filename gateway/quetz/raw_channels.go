@@ -3,6 +3,7 @@ package quetz
 import (
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 	"strings"
 
@@ -79,6 +80,10 @@ func (d *dialect) createChannel(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
+	announce, err := queryBool(r, "register_mirror", false)
+	if err != nil {
+		return err
+	}
 	ch, err := d.Channels.CreateChannel(r.Context(), req)
 	if err != nil {
 		return err
@@ -90,6 +95,15 @@ func (d *dialect) createChannel(w http.ResponseWriter, r *http.Request) error {
 	for _, action := range actions {
 		if _, err := svc.start(r.Context(), &quetzv1.ActionRequest{ChannelName: ch.GetName(), Action: action}); err != nil {
 			return err
+		}
+	}
+	if announce && ch.GetKind() != channelsv1.ChannelKind_CHANNEL_KIND_HOSTED {
+		// What comes of it is in the job: the channel is there either way.
+		_, err := d.Channels.AnnounceMirror(r.Context(), &channelsv1.AnnounceMirrorRequest{
+			Channel: ch.GetName(), BaseUrl: d.base(r), ApiKey: r.URL.Query().Get("mirror_api_key"),
+		})
+		if err != nil {
+			slog.WarnContext(r.Context(), "a mirror could not be announced to its upstream", "channel", ch.GetName(), "error", err)
 		}
 	}
 	d.Files.Changed(ch.GetId())
@@ -133,7 +147,8 @@ func readMirror(f *form, req *channelsv1.CreateChannelRequest) {
 // patchChannel changes what is present; null means null, absent means as it was.
 func (d *dialect) patchChannel(w http.ResponseWriter, r *http.Request) error {
 	name := r.PathValue("channel")
-	if _, err := d.Channels.GetChannel(r.Context(), &channelsv1.GetChannelRequest{Channel: name}); err != nil {
+	now, err := d.Channels.GetChannel(r.Context(), &channelsv1.GetChannelRequest{Channel: name})
+	if err != nil {
 		return err
 	}
 	f, err := readForm(r)
@@ -171,7 +186,7 @@ func (d *dialect) patchChannel(w http.ResponseWriter, r *http.Request) error {
 		for key, list := range map[string]*[]string{
 			"includelist": &settings.Mirror.Includelist, "excludelist": &settings.Mirror.Excludelist, "proxylist": &settings.Mirror.Proxylist,
 		} {
-			if meta.has(key) {
+			if meta.has(key) && now.GetKind() != channelsv1.ChannelKind_CHANNEL_KIND_HOSTED { // which takes nothing from anywhere
 				*list, _ = meta.strings(key)
 				mask.Paths = append(mask.Paths, "mirror."+key)
 			}
@@ -180,6 +195,9 @@ func (d *dialect) patchChannel(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err := f.err(); err != nil {
 		return err
+	}
+	if len(mask.Paths) == 0 { // nothing to change, but the right is asked for
+		settings.Private, mask.Paths = now.GetPrivate(), []string{"private"}
 	}
 	ch, err := d.Channels.UpdateChannel(r.Context(), &channelsv1.UpdateChannelRequest{Channel: name, Settings: settings, UpdateMask: &mask})
 	if err != nil {
@@ -238,33 +256,16 @@ func (d *dialect) listMembers(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	members := make([]member, 0, len(resp.GetMembers()))
-	for _, m := range resp.GetMembers() {
-		u := m.GetUser()
-		members = append(members, member{m.GetRole(), user{u.GetId(), u.GetUsername(), profile{u.GetName(), u.GetAvatarUrl()}}})
-	}
-	edge.WriteJSON(w, http.StatusOK, "application/json", members)
+	edge.WriteJSON(w, http.StatusOK, "application/json", membersOf(resp))
 	return nil
 }
 
 func (d *dialect) setMember(w http.ResponseWriter, r *http.Request) error {
-	f, err := readForm(r)
+	username, role, err := memberForm(r)
 	if err != nil {
 		return err
 	}
-	req := &channelsv1.SetMemberRequest{Channel: r.PathValue("channel")}
-	if f.require("username") {
-		req.Username, _ = f.string("username")
-	}
-	if f.require("role") {
-		req.Role, _ = f.string("role")
-		if req.Role != "owner" && req.Role != "maintainer" && req.Role != "member" {
-			f.fail("role", "string_pattern_mismatch", "String should match pattern 'owner|maintainer|member'")
-		}
-	}
-	if err := f.err(); err != nil {
-		return err
-	}
+	req := &channelsv1.SetMemberRequest{Channel: r.PathValue("channel"), Username: username, Role: role}
 	if _, err := d.Channels.SetMember(r.Context(), req); err != nil {
 		return unknownUser(err, req.GetUsername())
 	}
@@ -306,10 +307,10 @@ func (d *dialect) listed(r *http.Request) (*channelsv1.Channel, error) {
 	return ch, err
 }
 
-// listedFor is listed for the routes of one package. Who may not read the channel may yet have a role on the package:
+// listedFor finds the channel for the routes of one package, of which a proxy has none. Who may not read the channel may yet have a role on the package:
 // then the channel's name is taken as it was sent, and the call about the package decides.
 func (d *dialect) listedFor(r *http.Request) (channel string, err error) {
-	ch, err := d.listed(r)
+	ch, err := d.Channels.GetChannel(r.Context(), &channelsv1.GetChannelRequest{Channel: r.PathValue("channel")})
 	if fault.Is(err, fault.Denied) {
 		return r.PathValue("channel"), nil
 	}

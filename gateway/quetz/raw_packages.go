@@ -1,15 +1,21 @@
 package quetz
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
-	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/entrepot-dev/entrepot/gateway/edge"
+	"github.com/entrepot-dev/entrepot/pkg/authn"
+	"github.com/entrepot-dev/entrepot/pkg/conda/version"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
+	identityv1 "github.com/entrepot-dev/entrepot/proto/entrepot/identity/v1"
 )
 
 func (d *dialect) listPackages(w http.ResponseWriter, r *http.Request) error {
@@ -45,8 +51,8 @@ func (d *dialect) deletePackage(w http.ResponseWriter, r *http.Request) error {
 	return writeNull(w, http.StatusOK)
 }
 
-// version is Quetz's PackageVersion.
-type version struct {
+// packageVersion is Quetz's PackageVersion.
+type packageVersion struct {
 	ID            string          `json:"id"`
 	ChannelName   string          `json:"channel_name"`
 	PackageName   string          `json:"package_name"`
@@ -61,40 +67,86 @@ type version struct {
 	DownloadCount int64           `json:"download_count"`
 }
 
-func versionOf(channel string, f *channelsv1.File) version {
-	return version{
+// profiles are how people who uploaded files are shown, by login name.
+type profiles struct {
+	d     *dialect
+	known map[string]profile
+}
+
+// find looks up the uploaders of files. Who is no user (any more) is shown by name.
+func (p *profiles) find(ctx context.Context, files ...*channelsv1.File) error {
+	var names []string
+	for _, f := range files {
+		name := f.GetUploader()
+		if _, ok := p.known[name]; ok {
+			continue
+		}
+		if p.known == nil {
+			p.known = map[string]profile{}
+		}
+		p.known[name] = profile{Name: name}
+		if name != "" && !strings.Contains(name, ":") { // service:sync
+			names = append(names, name)
+		}
+	}
+	for some := range slices.Chunk(names, 500) {
+		resp, err := p.d.Identity.GetUsers(authn.WithSelf(ctx), &identityv1.GetUsersRequest{Usernames: some})
+		if err != nil {
+			return err
+		}
+		for _, u := range resp.GetUsers() {
+			for _, name := range some {
+				if strings.EqualFold(name, u.GetUsername()) {
+					p.known[name] = profile{u.GetName(), u.GetAvatarUrl()}
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func versionOf(channel string, f *channelsv1.File, uploaders profiles, downloads map[string]int64) packageVersion {
+	return packageVersion{
 		ID: f.GetId(), ChannelName: channel, PackageName: f.GetName(), Platform: f.GetSubdir(), Version: f.GetVersion(),
 		BuildString: f.GetBuild(), BuildNumber: f.GetBuildNumber(), Filename: f.GetPath()[strings.LastIndexByte(f.GetPath(), '/')+1:],
-		Info: rawJSON(f.GetRecord()), Uploader: profile{Name: f.GetUploader()}, TimeCreated: naive(f.GetCreateTime().AsTime()),
+		Info: rawJSON(f.GetRecord()), Uploader: uploaders.known[f.GetUploader()], TimeCreated: naive(f.GetCreateTime().AsTime()),
+		DownloadCount: downloads[f.GetPath()],
 	}
 }
 
 // versions reads a package's files, newest version first, and hands those that the query asks for to take.
-func (d *dialect) versions(r *http.Request, channel string, skip, limit int64, take func(version) error) (int64, error) {
-	var since time.Time
+func (d *dialect) versions(r *http.Request, channel string, skip, limit int64, take func(packageVersion) error) (int64, error) {
+	base := &channelsv1.ListFilesRequest{Channel: channel, Package: r.PathValue("package"), NewestFirst: true}
 	if s := r.URL.Query().Get("time_created__ge"); s != "" {
 		t, err := parseTime(s)
 		if err != nil {
 			return 0, queryProblem("time_created__ge", "datetime_from_date_parsing", "Input should be a valid datetime or date", s)
 		}
-		since = t
+		base.CreatedSince = timestamppb.New(t)
+	}
+	if s := r.URL.Query().Get("version_match_str"); s != "" {
+		if _, err := version.ParseSpec(s); err != nil {
+			return 0, queryProblem("version_match_str", "value_error", "Value error, "+err.Error(), s)
+		}
+		base.VersionMatch = s
 	}
 	pkg := r.PathValue("package")
 	if _, err := d.Channels.GetPackage(r.Context(), &channelsv1.GetPackageRequest{Channel: channel, Package: pkg}); err != nil {
 		return 0, err
 	}
-	base := &channelsv1.ListFilesRequest{Channel: channel, Package: pkg, NewestFirst: true}
+	uploaders := profiles{d: d}
 	page := func(skip int64, size int32) (int, int64, error) {
 		base.Skip, base.PageSize = skip, size
 		got, err := d.Channels.ListFiles(r.Context(), base)
 		if err != nil {
 			return 0, 0, err
 		}
+		if err := uploaders.find(r.Context(), got.GetFiles()...); err != nil {
+			return 0, 0, err
+		}
+		downloads := d.downloads(r.Context(), channel, got.GetFiles())
 		for _, f := range got.GetFiles() {
-			if f.GetCreateTime().AsTime().Before(since) {
-				continue
-			}
-			if err := take(versionOf(channel, f)); err != nil {
+			if err := take(versionOf(channel, f, uploaders, downloads)); err != nil {
 				return 0, 0, err
 			}
 		}
@@ -109,13 +161,8 @@ func (d *dialect) listVersions(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	list := newList(w)
-	_, err = d.versions(r, channel, 0, -1, func(v version) error { return list.add(v) })
+	_, err = d.versions(r, channel, 0, -1, func(v packageVersion) error { return list.add(v) })
 	return list.end(err)
-}
-
-type page struct {
-	Pagination pagination `json:"pagination"`
-	Result     []version  `json:"result"`
 }
 
 type pagination struct {
@@ -129,30 +176,9 @@ func (d *dialect) pageVersions(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	skip, limit, err := queryPage(r)
-	if err != nil {
-		return err
-	}
-	filtered := r.URL.Query().Get("time_created__ge") != ""
-	all := page{Pagination: pagination{Skip: skip, Limit: limit}, Result: []version{}}
-	from, most := skip, limit
-	if filtered { // the filter comes before the page
-		from, most = 0, -1
-	}
-	total, err := d.versions(r, channel, from, most, func(v version) error { all.Result = append(all.Result, v); return nil })
-	if err != nil {
-		return err
-	}
-	if filtered {
-		total = int64(len(all.Result))
-		all.Result = all.Result[min(skip, total):]
-		if limit >= 0 {
-			all.Result = all.Result[:min(limit, int64(len(all.Result)))]
-		}
-	}
-	all.Pagination.AllRecordsCount = total
-	edge.WriteJSON(w, http.StatusOK, "application/json", all)
-	return nil
+	return writePage(w, r, func(skip, limit int64, take func(packageVersion) error) (int64, error) {
+		return d.versions(r, channel, skip, limit, take)
+	})
 }
 
 func queryPage(r *http.Request) (skip, limit int64, err error) {
@@ -199,7 +225,11 @@ func (d *dialect) getVersion(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	edge.WriteJSON(w, http.StatusOK, "application/json", versionOf(channel, f))
+	uploaders := profiles{d: d}
+	if err := uploaders.find(r.Context(), f); err != nil {
+		return err
+	}
+	edge.WriteJSON(w, http.StatusOK, "application/json", versionOf(channel, f, uploaders, d.downloads(r.Context(), channel, []*channelsv1.File{f})))
 	return nil
 }
 

@@ -11,7 +11,6 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/authn"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 	identityv1 "github.com/entrepot-dev/entrepot/proto/entrepot/identity/v1"
-	jobsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
 )
 
 type apiKey struct {
@@ -130,57 +129,4 @@ func (d *dialect) me(w http.ResponseWriter, r *http.Request) error {
 		"user": map[string]string{"id": u.GetId(), "username": u.GetUsername()},
 	})
 	return nil
-}
-
-// dummyLogin logs anyone in as anyone. It is a route only in development.
-func (d *dialect) dummyLogin(w http.ResponseWriter, r *http.Request) error {
-	name := r.PathValue("username")
-	resp, err := d.Identity.CreateSession(authn.WithSelf(r.Context()), &identityv1.CreateSessionRequest{Username: name})
-	if fault.Is(err, fault.NotFound) {
-		return fault.New(fault.NotFound, "User '%s' not found", name)
-	}
-	if err != nil {
-		return err
-	}
-	http.SetCookie(w, &http.Cookie{
-		Name: edge.SessionCookie, Value: resp.GetSession(), Path: "/", Expires: resp.GetExpireTime().AsTime(),
-		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: r.TLS != nil,
-	})
-	http.Redirect(w, r, "/", http.StatusTemporaryRedirect)
-	return nil
-}
-
-func (d *dialect) logout(w http.ResponseWriter, r *http.Request) error {
-	if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
-		return fault.New(fault.Denied, "a login is ended from our own pages only").WithReason("CROSS_SITE")
-	}
-	if session := edge.SessionFrom(r.Context()); session != "" {
-		if _, err := d.Identity.DeleteSession(authn.WithSelf(r.Context()), &identityv1.DeleteSessionRequest{Session: session}); err != nil && !fault.Is(err, fault.NotFound) {
-			return err
-		}
-		d.Auth.Forget(edge.Credentials{Session: session})
-	}
-	http.SetCookie(w, &http.Cookie{Name: edge.SessionCookie, Path: "/", MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteLaxMode})
-	http.Redirect(w, r, "/", http.StatusSeeOther)
-	return nil
-}
-
-func (d *dialect) getJob(w http.ResponseWriter, r *http.Request) error {
-	id := r.PathValue("id")
-	job, err := d.Jobs.GetJob(r.Context(), &jobsv1.GetJobRequest{Id: id})
-	switch {
-	case fault.Is(err, fault.NotFound):
-		return fault.New(fault.NotFound, "Job with id %s not found", id)
-	case fault.Is(err, fault.Denied):
-		return &statusError{http.StatusUnauthorized, "Not allowed"}
-	case err != nil:
-		return err
-	}
-	data, err := (&edge.Marshaler{}).Marshal(jobToQuetz(job))
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/json")
-	_, err = w.Write(data)
-	return ignoreGone(err)
 }

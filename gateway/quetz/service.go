@@ -11,10 +11,10 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/entrepot-dev/entrepot/pkg/authn"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 	jobsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
+	metricsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/metrics/v1"
 	quetzv1 "github.com/entrepot-dev/entrepot/proto/entrepot/rest/quetz/v1"
 	syncv1 "github.com/entrepot-dev/entrepot/proto/entrepot/sync/v1"
 )
@@ -28,6 +28,7 @@ type Service struct {
 	Channels channelsv1.ChannelServiceClient
 	Sync     syncv1.SyncServiceClient
 	Jobs     jobsv1.JobServiceClient
+	Metrics  metricsv1.MetricsServiceClient
 }
 
 // GetChannel returns a channel.
@@ -65,9 +66,6 @@ func (s *Service) ListChannels(ctx context.Context, req *quetzv1.ListChannelsReq
 
 // GetPackage returns a package.
 func (s *Service) GetPackage(ctx context.Context, req *quetzv1.GetPackageRequest) (*quetzv1.Package, error) {
-	if err := s.refuseProxy(ctx, req.GetChannelName()); err != nil {
-		return nil, err
-	}
 	p, err := s.Channels.GetPackage(ctx, &channelsv1.GetPackageRequest{Channel: req.GetChannelName(), Package: req.GetPackageName()})
 	if err != nil {
 		return nil, err
@@ -105,12 +103,26 @@ func (s *Service) ListPackages(ctx context.Context, req *quetzv1.ListPackagesReq
 	return resp, nil
 }
 
-// actionKinds says which channels take which action; design and reference name more actions than are served today.
+// actionNames are the actions in the order in which the dialect lists them.
+var actionNames = []string{
+	"synchronize", "synchronize_repodata", "validate_packages", "generate_indexes", "reindex", "synchronize_metrics", "cleanup", "cleanup_dry_run",
+}
+
+// actionKinds says which channels take which action.
 var actionKinds = map[string]func(channelsv1.ChannelKind) bool{
 	"synchronize":          isMirror,
 	"synchronize_repodata": isMirror,
-	"generate_indexes":     func(channelsv1.ChannelKind) bool { return true },
+	"synchronize_metrics":  isHosted,
+	"validate_packages":    isAny,
+	"generate_indexes":     isAny,
+	"reindex":              isAny,
+	"cleanup":              isAny,
+	"cleanup_dry_run":      isAny,
 }
+
+func isAny(channelsv1.ChannelKind) bool { return true }
+
+func isHosted(k channelsv1.ChannelKind) bool { return k == channelsv1.ChannelKind_CHANNEL_KIND_HOSTED }
 
 func isMirror(k channelsv1.ChannelKind) bool { return k == channelsv1.ChannelKind_CHANNEL_KIND_MIRROR }
 
@@ -127,28 +139,27 @@ func (s *Service) start(ctx context.Context, req *quetzv1.ActionRequest) (*quetz
 	if err := checkAction(ch.GetKind(), ch.GetName(), req.GetAction()); err != nil {
 		return nil, err
 	}
+	var startAt *timestamppb.Timestamp
+	if req.GetStartAt() != "" {
+		t, perr := parseTime(req.GetStartAt())
+		if perr != nil {
+			return nil, fault.Field("start_at", "Input should be a valid datetime or date")
+		}
+		startAt = timestamppb.New(t)
+	}
 	var job *jobsv1.Job
-	switch req.GetAction() {
-	case "generate_indexes":
-		resp, rerr := s.Channels.RebuildIndex(ctx, &channelsv1.RebuildIndexRequest{Channel: ch.GetName()})
-		if rerr != nil {
-			return nil, rerr
-		}
-		// The job is the platform's: an upload may have queued it before. Who may start it may see that it is there.
-		job, err = s.Jobs.GetJob(authn.WithSelf(ctx), &jobsv1.GetJobRequest{Id: resp.GetJobId()})
-	default:
-		start := &syncv1.StartSyncRequest{
-			Channel: ch.GetName(), Inspect: req.GetAction() == "synchronize",
+	switch {
+	case req.GetAction() == "synchronize_metrics":
+		job, err = s.Metrics.StartPull(ctx, &metricsv1.StartPullRequest{Channel: ch.GetName(), StartAt: startAt, RepeatEverySeconds: req.RepeatEverySeconds})
+	case isSync(req.GetAction()):
+		job, err = s.Sync.StartSync(ctx, &syncv1.StartSyncRequest{
+			Channel: ch.GetName(), Inspect: req.GetAction() == "synchronize", StartAt: startAt,
 			RepeatEverySeconds: req.RepeatEverySeconds, Action: req.GetAction(),
-		}
-		if req.GetStartAt() != "" {
-			t, perr := parseTime(req.GetStartAt())
-			if perr != nil {
-				return nil, fault.Field("start_at", "Input should be a valid datetime or date")
-			}
-			start.StartAt = timestamppb.New(t)
-		}
-		job, err = s.Sync.StartSync(ctx, start)
+		})
+	default:
+		job, err = s.Channels.StartAction(ctx, &channelsv1.StartActionRequest{
+			Channel: ch.GetName(), Action: req.GetAction(), StartAt: startAt, RepeatEverySeconds: req.GetRepeatEverySeconds(),
+		})
 	}
 	if err != nil {
 		return nil, err
@@ -162,12 +173,14 @@ func checkAction(kind channelsv1.ChannelKind, channel, action string) error {
 	case action == "":
 		return fault.Field("action", "Field required")
 	case !ok:
-		return fault.New(fault.Unimplemented, "action %s is not served here", action)
+		return fault.Field("action", "%s", oneOf(actionNames))
 	case !allowed(kind):
 		return fault.New(fault.Precondition, "Action %s not allowed for channel %s", action, channel).WithReason("CHANNEL_KIND")
 	}
 	return nil
 }
+
+func isSync(action string) bool { return action == "synchronize" || action == "synchronize_repodata" }
 
 // refuseProxy answers the list and package routes of a proxy, which knows no packages of its own.
 func (s *Service) refuseProxy(ctx context.Context, name string) error {
@@ -281,6 +294,12 @@ func jobToQuetz(j *jobsv1.Job) *quetzv1.Job {
 	}
 	if q.Manifest == "" {
 		q.Manifest = j.GetKind()
+	}
+	if q.OwnerId == "" { // the platform itself: the field is a UUID
+		q.OwnerId = "00000000-0000-0000-0000-000000000000"
+	}
+	if j.GetItemsSpec() != "" {
+		q.ItemsSpec = proto.String(j.GetItemsSpec())
 	}
 	if t := j.GetStartAt(); t != nil && t.AsTime().After(time.Time{}) {
 		q.StartAt = proto.String(naive(t.AsTime()))
