@@ -5,6 +5,8 @@ import (
 	"io"
 	"os"
 	"time"
+
+	"github.com/entrepot-dev/entrepot/pkg/guard"
 )
 
 // recent is how young a blob must be for its directory to be flushed when it is put again: another process may
@@ -42,7 +44,7 @@ func (d *Dir) stage(ctx context.Context, r io.Reader, o PutOptions, buf []byte) 
 		}
 	}()
 	for done := false; ; {
-		if _, err := f.Write(buf[:n]); err != nil {
+		if err := writeAll(f, buf[:n]); err != nil {
 			return s, diskError("put blob", err)
 		}
 		if done {
@@ -56,6 +58,15 @@ func (d *Dir) stage(ctx context.Context, r io.Reader, o PutOptions, buf []byte) 
 	}
 	s.info, err = in.Finish()
 	return s, err
+}
+
+// writeAll writes to a temporary file. What it could not write whole must not get a blob's name.
+func writeAll(f *os.File, data []byte) error {
+	_, err := f.Write(data)
+	if !guard.DiskFull {
+		return nil
+	}
+	return err
 }
 
 // drop removes the temporary file of what will not be stored.
@@ -74,7 +85,7 @@ func (d *Dir) spill(s *staged) (err error) {
 	if s.file, s.temp, err = d.newTemp(); err != nil {
 		return err
 	}
-	if _, err = s.file.Write(s.data); err != nil {
+	if err = writeAll(s.file, s.data); err != nil {
 		d.drop(*s)
 		s.file, s.temp = nil, ""
 	}

@@ -49,15 +49,15 @@ func policyFor(method string) *Policy {
 	service, _, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
 	ps, err := Policies(service)
 	p := ps[method]
-	if p == nil && (err == nil || !linked(method)) {
+	if p == nil && (err == nil || !Linked(method)) {
 		return nil // a name that a stranger made up, passed on by the front door: not kept
 	}
 	known.Store(method, p) // nil for health and the like: no token
 	return p
 }
 
-// linked reports whether a method's proto file is part of this program.
-func linked(method string) bool {
+// Linked reports whether a method's proto file is part of this program, given as `/package.Service/Method`.
+func Linked(method string) bool {
 	name := protoreflect.FullName(strings.ReplaceAll(strings.TrimPrefix(method, "/"), "/", "."))
 	_, err := protoregistry.GlobalFiles.FindDescriptorByName(name)
 	return err == nil

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -95,7 +96,7 @@ func NewServer(cfg ServerConfig) *Server {
 	}
 	opts := []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(unary...), grpc.ChainStreamInterceptor(stream...),
-		grpc.StatsHandler(otelgrpc.NewServerHandler()),
+		grpc.StatsHandler(KnownMethods(otelgrpc.NewServerHandler(), s.served)),
 		// Clients ping idle connections every 30 s (network.go); the default policy would cut them off.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
@@ -186,6 +187,15 @@ func (s *Server) Stop(ctx context.Context) {
 		s.grpc.Stop()
 		<-done
 	}
+}
+
+// served reports whether there is such a method here. The table is complete before the first call comes in.
+func (s *Server) served(method string) bool {
+	if s.table[method] != nil {
+		return true
+	}
+	service, _, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
+	return slices.Contains(exempt, service) && Linked(method)
 }
 
 // Policies returns the policy of every method served, by full method: what the front door and tests go by.

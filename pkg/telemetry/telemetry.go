@@ -83,19 +83,25 @@ func Start(ctx context.Context, cfg Config) (*Telemetry, error) {
 	t.shutdown = append(t.shutdown, tracer.Shutdown)
 
 	t.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	reader, err := otelprom.New(otelprom.WithRegisterer(t.Registry))
+	reader, err := otelprom.New(otelprom.WithRegisterer(t.Registry), otelprom.WithoutScopeInfo())
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("metrics exporter: %w", err), t.Shutdown(ctx))
 	}
-	meter := sdkmetric.NewMeterProvider(sdkmetric.WithResource(res), sdkmetric.WithReader(reader))
+	meter := sdkmetric.NewMeterProvider(sdkmetric.WithResource(res), sdkmetric.WithReader(reader), sdkmetric.WithView(noAddresses))
 	t.shutdown = append(t.shutdown, meter.Shutdown)
 
 	otel.SetTracerProvider(tracer)
 	otel.SetMeterProvider(meter)
-	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
+	// Without baggage: nothing here reads it, and what a stranger put into it would travel to every service.
+	otel.SetTextMapPropagator(propagation.TraceContext{})
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("telemetry could not be delivered", "error", err) }))
 	return t, nil
 }
+
+// noAddresses keeps the addresses of services out of the metrics of calls to them: each new pod would be new series.
+var noAddresses = sdkmetric.NewView(sdkmetric.Instrument{Name: "rpc.client.*"}, sdkmetric.Stream{
+	AttributeFilter: attribute.NewDenyKeysFilter("server.address", "server.port", "network.peer.address", "network.peer.port"),
+})
 
 // Handler serves the metrics in Prometheus' format, for the operations address.
 func (t *Telemetry) Handler() http.Handler {

@@ -19,23 +19,6 @@ import (
 	jobsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
 )
 
-var stateFromProto = map[jobsv1.JobState]jobs.State{
-	jobsv1.JobState_JOB_STATE_SCHEDULED: jobs.Scheduled,
-	jobsv1.JobState_JOB_STATE_QUEUED:    jobs.Queued,
-	jobsv1.JobState_JOB_STATE_RUNNING:   jobs.Running,
-	jobsv1.JobState_JOB_STATE_SUCCEEDED: jobs.Succeeded,
-	jobsv1.JobState_JOB_STATE_DEAD:      jobs.Dead,
-	jobsv1.JobState_JOB_STATE_CANCELLED: jobs.Cancelled,
-}
-
-var stateToProto = func() map[jobs.State]jobsv1.JobState {
-	m := make(map[jobs.State]jobsv1.JobState, len(stateFromProto))
-	for p, s := range stateFromProto {
-		m[s] = p
-	}
-	return m
-}()
-
 // ownedBy reports whether the caller asked for the job. Users are told apart by id, since a name may be given anew.
 func ownedBy(info jobs.Info, c authn.Caller) bool {
 	owner, err := authn.Unmarshal(info.Principal.Data)
@@ -48,16 +31,10 @@ func (s *Service) toProto(ctx context.Context, info jobs.Info) (*jobsv1.Job, err
 
 // convert makes a job of a row. repeats keeps the schedules' intervals, in seconds, over the rows of a page.
 func (s *Service) convert(ctx context.Context, info jobs.Info, repeats map[uuid.UUID]int64) (*jobsv1.Job, error) {
-	j := &jobsv1.Job{
-		Id: info.ID.String(), Number: info.Seq, Kind: info.Kind, Namespace: info.Namespace, Resource: info.Resource,
-		State: stateToProto[info.State], Priority: info.Priority.String(), Owner: info.Principal.Name,
-		Progress: progressToProto(info.Progress), Failures: int32(info.Failures), Error: info.LastError,
-		CreateTime: timestamppb.New(info.CreatedAt), StartAt: stamp(info.StartAt), StartTime: stamp(info.StartedAt),
-		FinishTime: stamp(info.FinishedAt), Action: actionOf(info), CancelRequested: info.CancelRequested,
-	}
-	if owner, err := authn.Unmarshal(info.Principal.Data); err == nil {
-		j.OwnerId = owner.UserID
-	}
+	j := info.Proto()
+	j.Progress, j.Failures, j.Error = progressToProto(info.Progress), int32(info.Failures), info.LastError
+	j.StartTime, j.FinishTime, j.CancelRequested = stamp(info.StartedAt), stamp(info.FinishedAt), info.CancelRequested
+	j.Action, j.ItemsSpec = argOf(info, "action"), argOf(info, "items_spec")
 	if info.State == jobs.Succeeded {
 		j.Error = "" // of an attempt that did not matter in the end
 	}
@@ -108,13 +85,14 @@ func resultToProto(data []byte) (*structpb.Struct, error) {
 	return structpb.NewStruct(m)
 }
 
-// actionOf reads the field `action` that kinds started by a dialect keep in their arguments.
-func actionOf(info jobs.Info) string {
+// argOf reads a text from a job's arguments: kinds that a dialect starts keep there what it calls them. Empty if the kind
+// has no such field.
+func argOf(info jobs.Info, field protoreflect.Name) string {
 	t, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName(info.ArgsType))
 	if err != nil {
 		return ""
 	}
-	fd := t.Descriptor().Fields().ByName("action")
+	fd := t.Descriptor().Fields().ByName(field)
 	if fd == nil || fd.Kind() != protoreflect.StringKind {
 		return ""
 	}
@@ -142,7 +120,7 @@ func (s *Service) eventToProto(ctx context.Context, ev jobs.Event) (*jobsv1.JobE
 			return nil, err
 		}
 		// The row may have moved on since; each event tells its own state.
-		job.State = stateToProto[ev.State.State]
+		job.State = ev.State.State.Proto()
 		job.Progress = progressToProto(ev.State.Progress)
 		job.Failures, job.Error = int32(ev.State.Failures), ev.State.Error
 		if !ev.State.State.Terminal() {

@@ -11,6 +11,7 @@ package jobs
 import (
 	"context"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -39,12 +40,21 @@ type Deps struct {
 type Service struct {
 	jobsv1.UnimplementedJobServiceServer
 	deps Deps
+
+	drain     chan struct{}
+	drainOnce sync.Once
 }
 
 var _ jobsv1.JobServiceServer = (*Service)(nil)
 
 // New returns the service.
-func New(deps Deps) *Service { return &Service{deps: deps} }
+func New(deps Deps) *Service { return &Service{deps: deps, drain: make(chan struct{})} }
+
+// Drain ends the streams of those who follow jobs, which would keep a server from stopping for as long as their jobs
+// last: they come back with the id of the last event and are answered by another process. It may be called twice.
+func (s *Service) Drain() { s.drainOnce.Do(func() { close(s.drain) }) }
+
+var errDraining = fault.New(fault.Unavailable, "the service is stopping; ask again").WithReason("STOPPING")
 
 // allowed turns a decision into yes, no or an error that is neither.
 func allowed(err error) (bool, error) {

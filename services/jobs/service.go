@@ -57,11 +57,11 @@ func (s *Service) ListJobs(ctx context.Context, req *jobsv1.ListJobsRequest) (*j
 	if req.GetNamespace() != "" {
 		f.Namespaces = []string{req.GetNamespace()}
 	}
-	if req.GetKind() != "" {
-		f.Kinds = []string{req.GetKind()}
+	if f.Kinds = req.GetKinds(); req.GetKind() != "" {
+		f.Kinds = append(f.Kinds, req.GetKind())
 	}
 	for _, st := range req.GetStates() {
-		state, ok := stateFromProto[st]
+		state, ok := jobs.StateFromProto(st)
 		if !ok {
 			return nil, fault.Field("states", "%s is not a state to filter by", st)
 		}
@@ -116,7 +116,30 @@ func (s *Service) CancelJob(ctx context.Context, req *jobsv1.CancelJobRequest) (
 			}
 		}
 	}
+	if req.GetEndRepetition() && info.ScheduleID != uuid.Nil {
+		if err := s.endRepetition(ctx, info); err != nil {
+			return nil, err
+		}
+	}
 	return s.toProto(ctx, info)
+}
+
+// endRepetition removes the schedule that a job belongs to.
+func (s *Service) endRepetition(ctx context.Context, info jobs.Info) error {
+	all, err := s.deps.Jobs.ListSchedules(ctx, info.Namespace)
+	if err != nil {
+		return err
+	}
+	for _, sc := range all {
+		if sc.ID != info.ScheduleID {
+			continue
+		}
+		if err := s.deps.Jobs.DeleteSchedule(ctx, s.deps.DB, sc.Namespace, sc.Name); err != nil && !fault.Is(err, fault.NotFound) {
+			return err
+		}
+		return s.audit(ctx, "job.end_repetition", info)
+	}
+	return nil
 }
 
 // RetryJob queues a dead or cancelled job again. It runs as whoever asked for it first, who is asked for the right to it
@@ -126,7 +149,12 @@ func (s *Service) RetryJob(ctx context.Context, req *jobsv1.RetryJobRequest) (*j
 	if err != nil {
 		return nil, err
 	}
-	if info, err = s.deps.Jobs.Retry(ctx, info.ID); err != nil {
+	if req.GetForce() && info.State == jobs.Succeeded {
+		info, err = s.deps.Jobs.Rerun(ctx, info.ID)
+	} else {
+		info, err = s.deps.Jobs.Retry(ctx, info.ID)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err := s.audit(ctx, "job.retry", info); err != nil {
@@ -158,6 +186,9 @@ func (s *Service) WatchJob(req *jobsv1.WatchJobRequest, stream grpc.ServerStream
 		for {
 			select {
 			case <-ctx.Done():
+				return
+			case <-s.drain:
+				cancel(errDraining)
 				return
 			case <-tick.C:
 				if _, err := s.find(ctx, info.ID.String(), see); err != nil && ctx.Err() == nil && !fault.Is(err, fault.Unavailable) {

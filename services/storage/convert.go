@@ -5,10 +5,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/entrepot-dev/entrepot/pkg/authn"
-	"github.com/entrepot-dev/entrepot/pkg/jobs"
 	"github.com/entrepot-dev/entrepot/pkg/refs"
-	jobsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
 	storagev1 "github.com/entrepot-dev/entrepot/proto/entrepot/storage/v1"
 )
 
@@ -32,21 +29,4 @@ func stamp(t *time.Time) *timestamppb.Timestamp {
 		return nil
 	}
 	return timestamppb.New(*t)
-}
-
-// toJob shows a job to the one who asked for it; the jobs service has the whole picture.
-func toJob(info jobs.Info) *jobsv1.Job {
-	states := map[jobs.State]jobsv1.JobState{
-		jobs.Scheduled: jobsv1.JobState_JOB_STATE_SCHEDULED, jobs.Queued: jobsv1.JobState_JOB_STATE_QUEUED,
-		jobs.Running: jobsv1.JobState_JOB_STATE_RUNNING, jobs.Succeeded: jobsv1.JobState_JOB_STATE_SUCCEEDED,
-		jobs.Dead: jobsv1.JobState_JOB_STATE_DEAD, jobs.Cancelled: jobsv1.JobState_JOB_STATE_CANCELLED,
-	}
-	j := &jobsv1.Job{
-		Id: info.ID.String(), Number: info.Seq, Kind: info.Kind, Namespace: info.Namespace, Resource: info.Resource,
-		State: states[info.State], Priority: info.Priority.String(), Owner: info.Principal.Name, CreateTime: timestamppb.New(info.CreatedAt),
-	}
-	if owner, err := authn.Unmarshal(info.Principal.Data); err == nil {
-		j.OwnerId = owner.UserID
-	}
-	return j
 }

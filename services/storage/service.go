@@ -21,7 +21,7 @@ func (s *Service) RunGarbageCollection(ctx context.Context, req *storagev1.RunGa
 	if err != nil {
 		return nil, err
 	}
-	return toJob(info), nil
+	return info.Proto(), nil
 }
 
 // RunScrub queues a scrub, or returns the one that is queued or running.
@@ -32,7 +32,7 @@ func (s *Service) RunScrub(ctx context.Context, req *storagev1.RunScrubRequest) 
 	if err != nil {
 		return nil, err
 	}
-	return toJob(info), nil
+	return info.Proto(), nil
 }
 
 const (

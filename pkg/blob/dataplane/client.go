@@ -64,6 +64,38 @@ func NewClient(o ClientOptions) (*Client, error) {
 	return c, nil
 }
 
+// HotStats returns the counts of the memory cache; all are zero without one.
+func (c *Client) HotStats() blob.CacheStats {
+	if c.hot == nil {
+		return blob.CacheStats{}
+	}
+	return c.hot.Stats()
+}
+
+// Check returns nil if the data plane can read and write blobs now.
+func (c *Client) Check(ctx context.Context) error {
+	if c.local != nil {
+		if c.local.o.Ready == nil {
+			return nil
+		}
+		return c.local.o.Ready(ctx)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+ReadyPath, nil)
+	if err != nil {
+		return fault.New(fault.Internal, "ask the data plane: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return fault.New(fault.Unavailable, "the data plane does not answer: %w", err)
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // only for people
+	if resp.StatusCode != http.StatusNoContent {
+		return fault.New(fault.Unavailable, "the data plane is not ready: %s", strings.TrimSpace(string(text)))
+	}
+	return nil
+}
+
 // Put uploads what r yields. Info.Created is always true: a data plane does not tell. Of the options Replace cannot be
 // asked for over HTTP and MaxSize is up to the grant.
 func (c *Client) Put(ctx context.Context, token string, r io.Reader, o blob.PutOptions) (blob.Info, error) {

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -33,6 +34,8 @@ type Options struct {
 	// redirect to the store's own URL, valid for RedirectTTL (0 means five minutes), instead of passing the bytes on.
 	RedirectMin int64
 	RedirectTTL time.Duration
+	// Ready says whether blobs can be read and written now; who depends on the data plane asks at ReadyPath. nil is always.
+	Ready func(context.Context) error
 	// Log gets the errors whose text clients do not see; nil means slog.Default.
 	Log *slog.Logger
 }
@@ -60,7 +63,7 @@ func New(o Options) (*Handler, error) {
 	return &Handler{o}, nil
 }
 
-// ServeHTTP implements http.Handler for the paths /blobs and /blobs/<64 digits>.
+// ServeHTTP implements http.Handler for the paths /blobs, /blobs/<64 digits> and ReadyPath.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var err error
 	switch name, isBlob := strings.CutPrefix(r.URL.Path, "/blobs/"); {
@@ -72,6 +75,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		err = h.put(w, r)
 	case r.URL.Path == "/blobs":
 		err = methodNotAllowed(w, "PUT, POST")
+	case r.URL.Path == ReadyPath && r.Method == http.MethodGet:
+		h.ready(w, r)
 	default:
 		err = fault.New(fault.NotFound, "there is nothing here")
 	}
@@ -86,6 +91,30 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close") // or net/http would read on for up to 256 KiB
 	}
 	writeError(w, err)
+}
+
+// ReadyPath answers 204 if blobs can be read and written now, else 503 with the reason as text.
+const ReadyPath = "/healthz/ready"
+
+// readyTimeout is below what those who ask allow themselves for all their parts, so that they hear the reason.
+const readyTimeout = 900 * time.Millisecond
+
+func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeoutCause(r.Context(), readyTimeout, fault.New(fault.Unavailable, "blobs: no answer within %s", readyTimeout))
+	defer cancel()
+	w.Header().Set("Cache-Control", "no-store")
+	if h.o.Ready == nil {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	switch err := h.o.Ready(ctx); {
+	case err == nil:
+		w.WriteHeader(http.StatusNoContent)
+	case ctx.Err() != nil:
+		http.Error(w, context.Cause(ctx).Error(), http.StatusServiceUnavailable)
+	default:
+		http.Error(w, "blobs: "+err.Error(), http.StatusServiceUnavailable)
+	}
 }
 
 // methodNotAllowed is written out here since package fault has no kind for it.

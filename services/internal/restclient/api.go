@@ -6,13 +6,16 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 	identityv1 "github.com/entrepot-dev/entrepot/proto/entrepot/identity/v1"
 	jobsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
+	metricsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/metrics/v1"
 	syncv1 "github.com/entrepot-dev/entrepot/proto/entrepot/sync/v1"
 )
 
@@ -93,6 +96,37 @@ func (c *Client) StartSync(ctx context.Context, req *syncv1.StartSyncRequest) (*
 func (c *Client) SyncStatus(ctx context.Context, channel string) (*syncv1.SyncStatus, error) {
 	out := &syncv1.SyncStatus{}
 	return out, c.call(ctx, http.MethodGet, c.api(nil, "channels", channel, "sync"), nil, out)
+}
+
+// Remote returns how a channel's upstream is reached; it shows no secrets.
+func (c *Client) Remote(ctx context.Context, channel string) (*syncv1.Remote, error) {
+	out := &syncv1.Remote{}
+	return out, c.call(ctx, http.MethodGet, c.api(nil, "channels", channel, "remote"), nil, out)
+}
+
+// UpdateRemote sets the named settings of how a channel's upstream is reached; "*" stands for all.
+func (c *Client) UpdateRemote(ctx context.Context, channel string, settings *syncv1.RemoteSettings, fields ...string) (*syncv1.Remote, error) {
+	out := &syncv1.Remote{}
+	q := values("update_mask", strings.Join(fields, ","))
+	return out, c.call(ctx, http.MethodPatch, c.api(q, "channels", channel, "remote"), settings, out)
+}
+
+// ChannelMetrics returns a channel's downloads. Of req all fields but the channel are optional.
+func (c *Client) ChannelMetrics(ctx context.Context, req *metricsv1.GetChannelMetricsRequest) (*metricsv1.ChannelMetrics, error) {
+	q := values("interval", req.GetInterval().String(), "top", strconv.Itoa(int(req.GetTop())))
+	for name, t := range map[string]*timestamppb.Timestamp{"start": req.GetStart(), "end": req.GetEnd()} {
+		if t != nil {
+			q.Set(name, t.AsTime().Format(time.RFC3339Nano))
+		}
+	}
+	out := &metricsv1.ChannelMetrics{}
+	return out, c.call(ctx, http.MethodGet, c.api(q, "channels", req.GetChannel(), "metrics"), nil, out)
+}
+
+// StartPull asks a channel's registered mirrors for their counts.
+func (c *Client) StartPull(ctx context.Context, channel string) (*jobsv1.Job, error) {
+	out := &jobsv1.Job{}
+	return out, c.call(ctx, http.MethodPost, c.api(nil, "channels", channel, "metrics", "pulls"), &metricsv1.StartPullRequest{}, out)
 }
 
 // Job returns a job by UUID or number.
