@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -26,6 +27,8 @@ type settings struct {
 	resyncs     int
 	channelSize int
 	uploads     int
+	records     int
+	clients     int
 	duration    time.Duration
 	connections int
 
@@ -38,6 +41,8 @@ const (
 	standardResyncs     = 5
 	standardChannelSize = 5000
 	standardUploads     = 20
+	standardRecords     = 200_000
+	standardClients     = 1000
 	standardDuration    = 5 * time.Second
 	standardConnections = 32
 )
@@ -45,8 +50,11 @@ const (
 // standard says whether the figures may be published.
 func (s settings) standard() bool {
 	return s.runs >= standardRuns && s.packages == standardPackages && s.resyncs >= standardResyncs && s.channelSize == standardChannelSize &&
-		s.uploads >= standardUploads && s.duration >= standardDuration && s.connections == standardConnections && s.cpuProfile == ""
+		s.uploads >= standardUploads && s.records == standardRecords && s.clients == standardClients && s.duration >= standardDuration && s.connections == standardConnections && s.cpuProfile == ""
 }
+
+// fewRuns is for parts whose single runs are long.
+const fewRuns = 3
 
 // bench is one invocation.
 type bench struct {
@@ -55,6 +63,8 @@ type bench struct {
 	command string
 	// leftovers are directories to be removed at the end.
 	leftovers []string
+	// large is what several parts share; nil until one of them needs it.
+	large *largeServer
 }
 
 // parts by name, in the order in which they run.
@@ -65,6 +75,11 @@ var parts = []struct {
 	{"sync", (*bench).sync},
 	{"upload", (*bench).upload},
 	{"serve", (*bench).serve},
+	{"proxy", (*bench).proxyPart},
+	{"jobs", (*bench).jobsPart},
+	{"metrics", (*bench).metricsPart},
+	{"large", (*bench).largePart},
+	{"clients", (*bench).clientsPart},
 }
 
 func main() {
@@ -77,7 +92,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, args []string) error {
+func run(ctx context.Context, args []string) (err error) {
 	b := &bench{command: "make bench"}
 	if len(args) > 0 {
 		b.command += " ARGS='" + strings.Join(args, " ") + "'"
@@ -86,19 +101,21 @@ func run(ctx context.Context, args []string) error {
 	fs.StringVar(&b.binary, "binary", "bin/entrepot", "the server's `file`")
 	fs.StringVar(&b.dir, "dir", "/var/tmp", "a `directory` on a real disk, for data directories")
 	fs.StringVar(&b.docs, "docs", "docs", "the `directory` that the results are written to")
-	fs.StringVar(&b.only, "only", "", "run these `parts` only: sync, upload, serve")
+	fs.StringVar(&b.only, "only", "", "run these `parts` only: sync, upload, serve, proxy, jobs, metrics, large, clients")
 	fs.StringVar(&b.cpuProfile, "cpuprofile", "", "write the server's CPU profile of the first run's work to this `file`; nothing is published")
 	fs.IntVar(&b.runs, "runs", standardRuns, "runs of each part")
 	fs.IntVar(&b.packages, "packages", standardPackages, "packages of the upstream")
 	fs.IntVar(&b.resyncs, "resyncs", standardResyncs, "syncs without news after each first sync")
 	fs.IntVar(&b.channelSize, "channel-size", standardChannelSize, "packages of the channel that uploads go to")
 	fs.IntVar(&b.uploads, "uploads", standardUploads, "uploads that are followed until they are listed")
+	fs.IntVar(&b.records, "records", standardRecords, "records of the large channel")
+	fs.IntVar(&b.clients, "clients", standardClients, "clients that fetch an index at a time")
 	fs.DurationVar(&b.duration, "duration", standardDuration, "of each run of wrk")
 	fs.IntVar(&b.connections, "connections", standardConnections, "of wrk")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	if fs.NArg() > 0 || b.runs < 1 || b.packages < 8 || b.resyncs < 1 || b.channelSize < 8 || b.uploads < 1 {
+	if fs.NArg() > 0 || b.runs < 1 || b.packages < 8 || b.resyncs < 1 || b.channelSize < 8 || b.uploads < 1 || b.records < 1000 || b.clients < 1 {
 		return fmt.Errorf("arguments %q cannot be used", args)
 	}
 	chosen, err := choose(b.only)
@@ -111,6 +128,11 @@ func run(ctx context.Context, args []string) error {
 	}
 	fmt.Println(b.machine)
 	defer b.cleanUp()
+	defer func() {
+		if b.large != nil {
+			err = errors.Join(err, b.large.close())
+		}
+	}()
 	for _, p := range parts {
 		if !slices.Contains(chosen, p.name) {
 			continue
@@ -126,7 +148,10 @@ func run(ctx context.Context, args []string) error {
 		}
 		r.Notes = append(r.Notes, fmt.Sprintf("Before it began, making a file of 2 kB took %v on this file system", price))
 		r.Part, r.Time, r.Command, r.Machine = p.name, time.Now().UTC().Truncate(time.Second), b.command, b.machine
-		r.Runs, r.Commit = b.runs, commit(ctx)
+		r.Commit = commit(ctx)
+		if r.Runs == 0 {
+			r.Runs = b.runs
+		}
 		r.print(os.Stdout)
 		if !b.standard() {
 			fmt.Println("\nnot written: these are not the standard settings")

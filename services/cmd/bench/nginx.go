@@ -22,8 +22,8 @@ type nginx struct {
 	log          *bytes.Buffer
 }
 
-// nginxConfig serves a directory as fast as nginx does without tuning for one file: the defaults of its packages, and
-// no log, no limit of requests per connection.
+// nginxConfig serves as fast as nginx does without tuning for one file: the defaults of its packages, and no log, no limit
+// of requests per connection.
 const nginxConfig = `daemon off;
 %[1]s
 worker_processes auto;
@@ -41,11 +41,17 @@ http {
   fastcgi_temp_path %[2]s/fastcgi;
   uwsgi_temp_path %[2]s/uwsgi;
   scgi_temp_path %[2]s/scgi;
-  server { listen %[3]s; root %[4]s; }
+%[3]s
 }
 `
 
-func startNginx(ctx context.Context, root string) (*nginx, error) {
+// static is a server of a directory.
+func static(root string) func(dir, addr string) string {
+	return func(_, addr string) string { return fmt.Sprintf("  server { listen %s; root %s; }", addr, root) }
+}
+
+// startNginx runs nginx with what server says, which is given a directory for its state and the address to listen on.
+func startNginx(ctx context.Context, server func(dir, addr string) string) (*nginx, error) {
 	binary, err := exec.LookPath("nginx")
 	if err != nil {
 		return nil, fmt.Errorf("%w (Debian: apt-get install nginx-light)", err)
@@ -67,7 +73,7 @@ func startNginx(ctx context.Context, root string) (*nginx, error) {
 		user = "user root;" // its workers must read the directory, which is ours
 	}
 	conf := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(conf, fmt.Appendf(nil, nginxConfig, user, dir, ports[0], root), 0o600); err != nil {
+	if err := os.WriteFile(conf, fmt.Appendf(nil, nginxConfig, user, dir, server(dir, ports[0])), 0o600); err != nil {
 		return nil, err
 	}
 	n := &nginx{url: "http://" + ports[0], dir: dir, log: new(bytes.Buffer), version: strings.TrimPrefix(strings.TrimSpace(string(version)), "nginx version: ")}

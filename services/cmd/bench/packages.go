@@ -31,13 +31,17 @@ func newRand() *rand.Rand { return rand.New(rand.NewPCG(seed(), 0)) }
 
 // makePackage makes a package with a payload of random bytes, which no compression makes smaller.
 func makePackage(name string, rng *rand.Rand, payload int) (pkg, error) {
+	return makeVersion(name, "1.0", rng, payload)
+}
+
+func makeVersion(name, version string, rng *rand.Rand, payload int) (pkg, error) {
 	data := make([]byte, payload)
 	for i := range data {
 		data[i] = byte(rng.Uint32())
 	}
 	var out bytes.Buffer
 	d, err := archive.Create(context.Background(), &out, dist.Conda,
-		archive.Meta{Index: archive.Index{Name: name, Version: "1.0", Build: "0", Subdir: subdir, Depends: archive.StringList{}}},
+		archive.Meta{Index: archive.Index{Name: name, Version: version, Build: "0", Subdir: subdir, Depends: archive.StringList{}}},
 		[]archive.Input{{Path: "data.bin", Data: data}}, archive.CompressionLevel(1))
 	if err != nil {
 		return pkg{}, fmt.Errorf("make %s: %w", name, err)

@@ -73,6 +73,67 @@ var goals = map[string]goal{
 
 	"upload until repodata.json.zst shows it, peer": {unit: "ms"},
 
+	"large: first sync": {unit: "packages/s"},
+	"large: first sync until repodata.json.zst lists all": {unit: "s"},
+	"large: memory, first sync":                           {unit: "MiB VmHWM"},
+	"large: memory, re-syncs":                             {unit: "MiB VmHWM", atMost: 150},
+	"large: memory, publishing":                           {unit: "MiB VmHWM", atMost: 150},
+	"large: re-sync, 304":                                 {unit: "ms", atMost: 50},
+	"large: re-sync, 200, same bytes":                     {unit: "s", atMost: 3},
+	"large: re-sync, 200, same records":                   {unit: "s", atMost: 3},
+	"large: re-sync, 1 % new, besides the downloads":      {unit: "s", atMost: 3},
+	"large: re-sync, 1 % new, downloads":                  {unit: "s"},
+	"CPU, large: re-sync, 200, same bytes":                {unit: "s"},
+	"CPU, large: re-sync, 200, same records":              {unit: "s"},
+	"CPU, large: re-sync, 1 % new":                        {unit: "s"},
+	"large: upload answered":                              {unit: "ms"},
+	"large: upload until the shard index shows it":        {unit: "ms", atMost: 50, beside: "Quetz has no shards"},
+	"large: upload until repodata.json.zst shows it":      {unit: "ms", atMost: 1000},
+	"CPU, large: upload until repodata.json.zst shows it": {unit: "ms"},
+
+	"cold, entrepot":                           {unit: "files/s"},
+	"cold, nginx":                              {unit: "files/s"},
+	"ratio, cold":                              {unit: "of nginx"},
+	"warm, entrepot":                           {unit: "files/s"},
+	"warm, nginx":                              {unit: "files/s"},
+	"ratio, warm":                              {unit: "of nginx"},
+	"CPU per file, cold, entrepot":             {unit: "ms"},
+	"CPU per file, cold, nginx":                {unit: "ms"},
+	"CPU per file, warm, entrepot":             {unit: "ms"},
+	"CPU per file, warm, nginx":                {unit: "ms"},
+	"one warm file, entrepot":                  {unit: "requests/s"},
+	"one warm file, nginx":                     {unit: "requests/s"},
+	"ratio, one warm file":                     {unit: "of nginx"},
+	"CPU per request, one warm file, entrepot": {unit: "µs"},
+	"CPU per request, one warm file, nginx":    {unit: "µs"},
+
+	"durable jobs":                              {unit: "jobs/s", atLeast: 1000},
+	"CPU per job, with its submitter":           {unit: "ms"},
+	"CPU per job, PostgreSQL":                   {unit: "ms"},
+	"rate of the fixed load":                    {unit: "jobs/s"},
+	"enqueue until ended, p50":                  {unit: "ms"},
+	"enqueue until ended, p99":                  {unit: "ms", atMost: 50},
+	"enqueue until ended, greatest":             {unit: "ms"},
+	"PostgreSQL alone, dequeue, 1 connection":   {unit: "rows/s"},
+	"PostgreSQL alone, dequeue, 16 connections": {unit: "rows/s"},
+
+	"metrics: rate of the fixed load":                       {unit: "downloads/s", atLeast: 9900},
+	"metrics: from the last download until all are counted": {unit: "ms", atMost: 3000},
+	"metrics: adding what waited":                           {unit: "downloads/s", atLeast: 10_000},
+	"CPU per 1,000 downloads, gateways and metrics":         {unit: "ms"},
+	"CPU per 1,000 downloads, PostgreSQL":                   {unit: "ms"},
+
+	"memory before, shard index":                 {unit: "MiB RSS"},
+	"memory with all clients, shard index":       {unit: "MiB VmHWM"},
+	"rate, shard index":                          {unit: "answers/s"},
+	"throughput, shard index":                    {unit: "MiB/s"},
+	"CPU per answer, shard index":                {unit: "ms"},
+	"memory before, repodata.json.zst":           {unit: "MiB RSS"},
+	"memory with all clients, repodata.json.zst": {unit: "MiB VmHWM", atMost: 150},
+	"rate, repodata.json.zst":                    {unit: "answers/s"},
+	"throughput, repodata.json.zst":              {unit: "MiB/s"},
+	"CPU per answer, repodata.json.zst":          {unit: "ms"},
+
 	"uploads back to back":           {unit: "uploads/s"},
 	"CPU per upload, entrepot":       {unit: "ms"},
 	"CPU per upload, its PostgreSQL": {unit: "ms"},
@@ -182,7 +243,7 @@ func render(docs string) error {
 Written by ` + "`make bench`" + ` (services/cmd/bench) from the files in docs/benchmarks; do not edit. Where another page names another
 figure, this one counts.
 
-Everything is measured over REST against a real ` + "`entrepot serve`" + ` with default settings and durability; only addresses,
+Unless a section says otherwise, everything is measured over REST against a real ` + "`entrepot serve`" + ` with default settings and durability; only addresses,
 the data directory and leave to mirror from loopback are given. Blob store and database are empty at the start, and no
 package has bytes that any run before had. Client, upstream and server share the machine's processors; CPU times are the
 server's own. Figures are medians, with the least and the greatest value; ratios are taken within one run.

@@ -68,6 +68,12 @@ func (t target) createMirror(ctx context.Context, channel, upstream string) erro
 	}, nil)
 }
 
+func (t target) createProxy(ctx context.Context, channel, upstream string) error {
+	return t.call(ctx, http.MethodPost, "/api/channels", map[string]any{
+		"name": channel, "private": false, "mirror_channel_url": upstream, "mirror_mode": "proxy", "actions": []string{},
+	}, nil)
+}
+
 func (t target) createHosted(ctx context.Context, channel string, private bool) error {
 	return t.call(ctx, http.MethodPost, "/api/channels", map[string]any{"name": channel, "private": private}, nil)
 }

@@ -68,7 +68,7 @@ func (b *bench) serve(ctx context.Context) (r *report, err error) {
 		}
 		r.Notes = append(r.Notes, fmt.Sprintf("%s: %d bytes", size.name, len(files[i].data)))
 	}
-	n, err := startNginx(ctx, root)
+	n, err := startNginx(ctx, static(root))
 	if err != nil {
 		return nil, err
 	}

@@ -29,7 +29,7 @@ func migrateCommand() *cobra.Command {
 		},
 	}
 	status := &cobra.Command{
-		Use: "status", Short: "Show each schema's version; exit code 1 if one is not this binary's", Args: cobra.NoArgs,
+		Use: "status", Short: "Show each schema's version; exit code 1 if this binary does not work with one", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withDatabase(cmd, func(ctx context.Context, pool *pgxpool.Pool) error { return printStatus(ctx, cmd, pool) })
 		},
@@ -85,22 +85,25 @@ func printStatus(ctx context.Context, cmd *cobra.Command, pool *pgxpool.Pool) er
 		return err
 	}
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "SCHEMA\tAPPLIED\tKNOWN\t")
-	current := true
+	fmt.Fprintln(w, "SCHEMA\tAPPLIED\tKNOWN\tOLDEST\t")
+	works := true
 	for _, s := range all {
 		note := ""
-		if !s.Current() {
-			note, current = "run 'entrepot migrate up'", false
-			if s.Applied > s.Known {
-				note = "newer than this binary"
-			}
+		switch {
+		case s.Newer() && s.Works():
+			note = "newer than this binary, which still works with it"
+		case s.Newer():
+			note = "too new for this binary"
+		case !s.Current():
+			note = "run 'entrepot migrate up'"
 		}
-		fmt.Fprintf(w, "%s\t%d\t%d\t%s\n", s.Schema, s.Applied, s.Known, note)
+		works = works && s.Works()
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%s\n", s.Schema, s.Applied, s.Known, s.Min, note)
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	if !current {
+	if !works {
 		return &exitError{code: exitFailed}
 	}
 	return nil

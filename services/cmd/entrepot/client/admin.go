@@ -17,7 +17,8 @@ import (
 )
 
 func (a *app) adminCommand() *cobra.Command {
-	return group("admin", "Look after what a server stores", a.adminGCCommand(), a.adminScrubCommand(), a.adminFindingsCommand(), a.adminDuCommand())
+	return group("admin", "Look after a server: its storage, people and limits", a.adminGCCommand(), a.adminScrubCommand(), a.adminFindingsCommand(), a.adminDuCommand(),
+		a.adminUserCommand(), a.adminGroupCommand(), a.adminRoleCommand(), a.adminQuotaCommand(), a.adminAuditCommand())
 }
 
 func (a *app) adminGCCommand() *cobra.Command {

@@ -17,7 +17,8 @@ import (
 
 func (a *app) channelCommand() *cobra.Command {
 	return group("channel", "Make, mirror, show and delete channels",
-		a.channelCreateCommand(), a.channelListCommand(), a.channelShowCommand(), a.channelSyncCommand(), a.channelDeleteCommand())
+		a.channelCreateCommand(), a.channelListCommand(), a.channelShowCommand(), a.channelSyncCommand(), a.channelRemoteCommand(), a.channelMetricsCommand(),
+		a.channelImportCommand(), a.channelMemberCommand(), a.channelMirrorCommand(), a.channelConfigCommand(), a.channelWebhookCommand(), a.channelDeleteCommand())
 }
 
 func kindName(k channelsv1.ChannelKind) string {

@@ -41,7 +41,7 @@ func Commands(version string) []*cobra.Command {
 
 func (a *app) commands() []*cobra.Command {
 	list := []*cobra.Command{
-		a.loginCommand(), a.logoutCommand(), a.channelCommand(), a.packageCommand(), a.jobCommand(), a.tokenCommand(), a.adminCommand(),
+		a.loginCommand(), a.logoutCommand(), a.channelCommand(), a.packageCommand(), a.jobCommand(), a.tokenCommand(), a.adminCommand(), a.importCommand(),
 	}
 	for _, c := range list {
 		c.PersistentFlags().StringVar(&a.server, "server", "", "URL of the server (default: ENTREPOT_SERVER, else the last login, else "+defaultServer+")")

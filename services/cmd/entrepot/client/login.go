@@ -15,14 +15,15 @@ import (
 )
 
 func (a *app) loginCommand() *cobra.Command {
-	var keyFile string
+	var keyFile, username, passwordFile string
 	c := &cobra.Command{
 		Use:   "login",
 		Short: "Remember a server and a key",
 		Long: `Checks an API key with the server and keeps both in $XDG_CONFIG_HOME/entrepot/client.yaml (readable by you alone).
 The key comes from --key-file, else it is asked for without echo, else it is read from standard input.
+With --username it asks for a password instead, and has the server make a key; the password is not kept.
 Several servers can be kept; the last one that was logged in to is used when none is named.`,
-		Example: "  entrepot login --server https://packages.example.org\n  entrepot login --key-file ~/.entrepot/admin-key",
+		Example: "  entrepot login --server https://packages.example.org\n  entrepot login --key-file ~/.entrepot/admin-key\n  entrepot login --username bob",
 		Args:    want(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := a.readConfig()
@@ -33,7 +34,12 @@ Several servers can be kept; the last one that was logged in to is used when non
 			if err != nil {
 				return err
 			}
-			key, err := a.askKey(cmd, keyFile, server)
+			var key string
+			if username != "" {
+				key, err = a.keyForPassword(cmd, server, username, passwordFile)
+			} else {
+				key, err = a.askKey(cmd, keyFile, server)
+			}
 			if err != nil {
 				return err
 			}
@@ -64,7 +70,33 @@ Several servers can be kept; the last one that was logged in to is used when non
 		},
 	}
 	c.Flags().StringVar(&keyFile, "key-file", "", "file that holds the API key; - is standard input")
+	c.Flags().StringVar(&username, "username", "", "log in by this name and a password, and get a key")
+	c.Flags().StringVar(&passwordFile, "password-file", "", "file that holds the password; - is standard input")
+	c.MarkFlagsMutuallyExclusive("key-file", "username")
 	return c
+}
+
+// keyForPassword has the server make a key for whoever knows the password. The key says where it is kept, so that its user
+// finds it in the list.
+func (a *app) keyForPassword(cmd *cobra.Command, server, username, file string) (string, error) {
+	password, err := readPassword(cmd, file, "Password of "+username+" at "+server, false)
+	if err != nil {
+		return "", err
+	}
+	client, err := a.client(server, "")
+	if err != nil {
+		return "", err
+	}
+	defer client.CloseIdle()
+	description := "entrepot login"
+	if host, err := os.Hostname(); err == nil {
+		description += " on " + host
+	}
+	made, err := client.KeyForPassword(cmd.Context(), username, password, description)
+	if err != nil {
+		return "", Explain(err, client)
+	}
+	return cleanKey(made.GetSecret())
 }
 
 func loopback(host string) bool {

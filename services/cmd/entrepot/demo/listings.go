@@ -50,7 +50,11 @@ const poll = 100 * time.Millisecond
 // settled compares a list until it is right or the deadline has passed: indexes follow a revision, a moment later.
 func (v *verifier) settled(ctx context.Context, deadline time.Time, name string, want listing, read func(context.Context) (listing, error)) error {
 	for {
-		got, err := read(ctx)
+		var got listing
+		err := again(ctx, v.patience, func(bool) (err error) {
+			got, err = read(ctx)
+			return err
+		})
 		if err != nil && unanswered(ctx, err) {
 			return err
 		}

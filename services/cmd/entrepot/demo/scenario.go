@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/entrepot-dev/entrepot/pkg/fault"
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 	jobsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
 	syncv1 "github.com/entrepot-dev/entrepot/proto/entrepot/sync/v1"
@@ -128,8 +129,11 @@ func (s *scenario) play(ctx context.Context) error {
 // create makes a channel: open to all on a platform of our own, so that clients need no key; private elsewhere.
 func (s *scenario) create(ctx context.Context, name string, mirror *channelsv1.MirrorSettings) error {
 	private := s.server != ""
-	_, err := s.c.CreateChannel(ctx, &channelsv1.CreateChannelRequest{
-		Name: name, Private: &private, Description: "made by entrepot demo", Mirror: mirror,
+	err := s.again(ctx, func(first bool) error {
+		_, err := s.c.CreateChannel(ctx, &channelsv1.CreateChannelRequest{
+			Name: name, Private: &private, Description: "made by entrepot demo", Mirror: mirror,
+		})
+		return unless(first, err, fault.Conflict)
 	})
 	if err != nil {
 		return fmt.Errorf("create channel %s: %w", name, client.Explain(err, s.c))
@@ -157,8 +161,11 @@ func (s *scenario) playHosted(ctx context.Context) error {
 			return err
 		}
 		_, filename, _ := strings.Cut(f.Path, "/")
-		_, _, err = s.c.Upload(ctx, restclient.Upload{
-			Channel: s.hosted, Filename: filename, Body: bytes.NewReader(data), Size: f.Size, SHA256: f.SHA256,
+		err = s.again(ctx, func(bool) error { // the same bytes are no duplicate
+			_, _, err := s.c.Upload(ctx, restclient.Upload{
+				Channel: s.hosted, Filename: filename, Body: bytes.NewReader(data), Size: f.Size, SHA256: f.SHA256,
+			})
+			return err
 		})
 		if err != nil {
 			return fmt.Errorf("upload %s: %w", filename, client.Explain(err, s.c))
@@ -202,7 +209,11 @@ func (s *scenario) playMirror(ctx context.Context, want listing) error {
 	if err := s.create(ctx, s.mirror, &channelsv1.MirrorSettings{Url: s.upstreamURL, RemovalPolicy: channelsv1.RemovalPolicy_REMOVAL_POLICY_PRUNE}); err != nil {
 		return err
 	}
-	job, err := s.c.StartSync(ctx, &syncv1.StartSyncRequest{Channel: s.mirror})
+	var job *jobsv1.Job
+	err := s.again(ctx, func(bool) (err error) { // a second request joins the first one's job
+		job, err = s.c.StartSync(ctx, &syncv1.StartSyncRequest{Channel: s.mirror})
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("sync %s: %w", s.mirror, client.Explain(err, s.c))
 	}
@@ -241,7 +252,7 @@ func (s *scenario) playMirror(ctx context.Context, want listing) error {
 // check compares a channel with what it must hold and tells how long that took.
 func (s *scenario) check(ctx context.Context, channel string, want listing, refused map[string]string) error {
 	meter := client.NewMeter(s.cmd.ErrOrStderr(), s.getenv, "files")
-	v := verifier{c: s.c, channel: channel, settle: s.settle, found: &s.found, update: meter.Update}
+	v := verifier{c: s.c, channel: channel, settle: s.settle, patience: s.patience(), found: &s.found, update: meter.Update}
 	n, bytes, err := v.verify(ctx, want, refused)
 	took := meter.Done()
 	if err != nil {

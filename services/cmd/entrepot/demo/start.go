@@ -132,7 +132,8 @@ func (s *scenario) deleteChannels(ctx context.Context) error {
 	defer stop()
 	var errs []error
 	for _, name := range []string{s.hosted, s.mirror} {
-		if err := s.c.DeleteChannel(ctx, name); err != nil && !fault.Is(err, fault.NotFound) {
+		err := s.again(ctx, func(bool) error { return s.c.DeleteChannel(ctx, name) })
+		if err != nil && !fault.Is(err, fault.NotFound) {
 			errs = append(errs, fmt.Errorf("delete channel %s: %w", name, err))
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -83,8 +84,10 @@ type verifier struct {
 	c       *restclient.Client
 	channel string
 	settle  time.Duration
-	found   *findings
-	update  func(progress.State)
+	// patience is how long the platform may leave a request without an answer.
+	patience time.Duration
+	found    *findings
+	update   func(progress.State)
 }
 
 // parallel is how many files are downloaded at a time.
@@ -136,22 +139,29 @@ func (v *verifier) verify(ctx context.Context, want listing, refused map[string]
 
 // compare downloads a file and compares it. An answer that is an error is a finding; no answer at all is an error.
 func (v *verifier) compare(ctx context.Context, path string, want entry) (int64, error) {
-	resp, err := v.c.Open(ctx, v.channel, path)
-	if err != nil {
-		if unanswered(ctx, err) {
-			return 0, err
+	var got *measure
+	err := again(ctx, v.patience, func(bool) error {
+		got = newMeasure()
+		resp, err := v.c.Open(ctx, v.channel, path)
+		if err != nil {
+			return err
 		}
-		v.found.file(path, "is not served by %s: %v", v.channel, err)
-		return 0, nil
-	}
-	defer resp.Body.Close()
-	got := newMeasure()
-	if _, err := io.Copy(got, resp.Body); err != nil {
-		if ctx.Err() != nil {
-			return 0, err
+		defer resp.Body.Close()
+		if _, err := io.Copy(got, resp.Body); err != nil {
+			return fmt.Errorf("%w: %w", errBroken, err)
 		}
+		return nil
+	})
+	switch {
+	case err == nil:
+	case errors.Is(err, errBroken) && ctx.Err() == nil:
 		v.found.file(path, "the download from %s broke off: %v", v.channel, err)
 		return got.size, nil
+	case unanswered(ctx, err):
+		return 0, err
+	default:
+		v.found.file(path, "is not served by %s: %v", v.channel, err)
+		return 0, nil
 	}
 	if why := got.differs(want); why != "" {
 		v.found.file(path, "%s serves other bytes: %s", v.channel, why)
@@ -162,10 +172,15 @@ func (v *verifier) compare(ctx context.Context, path string, want entry) (int64,
 // absent checks that what was refused is not served either.
 func (v *verifier) absent(ctx context.Context, refused map[string]string) error {
 	for _, path := range slices.Sorted(maps.Keys(refused)) {
-		resp, err := v.c.Open(ctx, v.channel, path)
+		err := again(ctx, v.patience, func(bool) error {
+			resp, err := v.c.Open(ctx, v.channel, path)
+			if err == nil {
+				resp.Body.Close()
+			}
+			return err
+		})
 		switch {
 		case err == nil:
-			resp.Body.Close()
 			v.found.problem("%s serves %s, although the sync refused it", v.channel, path)
 		case unanswered(ctx, err):
 			return err

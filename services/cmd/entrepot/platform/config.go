@@ -3,16 +3,21 @@ package platform
 import (
 	"fmt"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/entrepot-dev/entrepot/gateway/edge"
 	"github.com/entrepot-dev/entrepot/pkg/config"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
+	"github.com/entrepot-dev/entrepot/services/identity/login"
+	"github.com/entrepot-dev/entrepot/services/metrics"
 	"github.com/entrepot-dev/entrepot/services/storage"
 	"github.com/entrepot-dev/entrepot/services/sync"
+	"github.com/entrepot-dev/entrepot/services/sync/plane"
 )
 
 // Config is everything that can be set: by YAML file, ENTREPOT_* variables and flags, in this order.
@@ -52,8 +57,25 @@ type Config struct {
 	Services map[string]string `koanf:"services"`
 	// DataURL is where the data plane is, if storage runs in another process.
 	DataURL string `koanf:"data_url"`
+	// FetchURLs are where fetch planes are, for gateways: the data addresses of sync. A name with several addresses stands
+	// for several. Without any, the gateway asks the fetch plane of its own process.
+	FetchURLs []string `koanf:"fetch_urls"`
+	// DialTCP makes calls to services of this same process go over its service port too, and not in memory: a process then
+	// has no way to another part but the network. For tests of separate processes.
+	DialTCP bool `koanf:"dial_tcp"`
 	// TargetSecret proves to identity which part of the platform this process is; the same in all processes of one installation.
 	TargetSecret config.Secret `koanf:"target_secret"`
+
+	// PublicURL is where the edge is reached from outside, such as https://conda.example.org: what other servers are told,
+	// and never asked over the network. Without it, what a request came to.
+	PublicURL string `koanf:"public_url"`
+	// ChannelQuota is the size limit of channels that are made without one; 0 means none.
+	ChannelQuota config.Bytes `koanf:"channel_quota"`
+	// PackageStore is a directory with packages as <channel>/<subdir>/<file>, which the action reindex looks through.
+	PackageStore string `koanf:"package_store"`
+
+	// RateLimit says how often somebody may ask; without it, as often as they like.
+	RateLimit edge.RateLimits `koanf:"rate_limit"`
 
 	// EgressAllow are CIDRs of inner addresses that upstreams may have; loopback is allowed in development.
 	EgressAllow []string `koanf:"egress_allow"`
@@ -63,11 +85,22 @@ type Config struct {
 	HotCache config.Bytes `koanf:"hot_cache"`
 	// DatabaseConns is how many connections to PostgreSQL the process may open.
 	DatabaseConns int `koanf:"database_conns"`
+	// DrainDelay passes between the moment that readiness drops and the first listener's end: the time that load balancers
+	// take to notice. 0 where nothing stands in front, or it only makes stopping slow.
+	DrainDelay time.Duration `koanf:"drain_delay"`
 
 	Log  LogConfig   `koanf:"log"`
 	OTLP OTLPConfig  `koanf:"otlp"`
 	Jobs JobsConfig  `koanf:"jobs"`
 	Sync sync.Config `koanf:"sync"`
+	// Proxy says how proxy channels behave.
+	Proxy plane.Config `koanf:"proxy"`
+
+	// Metrics says how long download counts are kept.
+	Metrics metrics.Config `koanf:"metrics"`
+
+	// Login says how people log in.
+	Login login.Config `koanf:"login"`
 
 	// Upkeep looks after what is stored.
 	Upkeep storage.Upkeep `koanf:"upkeep"`
@@ -91,6 +124,9 @@ type OTLPConfig struct {
 type JobsConfig struct {
 	// LeaseTTL is how long a vanished worker keeps its job.
 	LeaseTTL time.Duration `koanf:"lease_ttl"`
+	// Drain is how long jobs may go on to finish when a worker pool stops. Those that do not are given back, without a
+	// failed attempt, and another worker goes on with them at once: longer only pays for jobs that begin at the front.
+	Drain time.Duration `koanf:"drain"`
 	// Retention is how long jobs that have ended are kept.
 	Retention time.Duration `koanf:"retention"`
 	// StreamReplicas of the job streams: 1 with the embedded server, 3 in a NATS cluster.
@@ -98,7 +134,7 @@ type JobsConfig struct {
 }
 
 // Targets are the parts that a process can run.
-var Targets = []string{"gateway", "channels", "sync", "identity", "storage", "jobs", "sync-worker", "channels-worker", "storage-worker"}
+var Targets = []string{"gateway", "channels", "sync", "identity", "storage", "jobs", "metrics", "sync-worker", "channels-worker", "storage-worker"}
 
 // All is the target that stands for all of them.
 const All = "all"
@@ -110,9 +146,10 @@ func DefaultConfig() Config {
 		HTTPAddr: "127.0.0.1:8000", GRPCAddr: "127.0.0.1:9090", ServiceAddr: "127.0.0.1:9091", DataAddr: "127.0.0.1:9092", OpsAddr: "127.0.0.1:9100",
 		MaxUpload: 64 << 30, HotCache: 256 << 20, DatabaseConns: 20,
 		Log:    LogConfig{Level: "info", Format: "text"},
-		Jobs:   JobsConfig{LeaseTTL: 30 * time.Second, Retention: 14 * 24 * time.Hour, StreamReplicas: 1},
+		Jobs:   JobsConfig{LeaseTTL: 30 * time.Second, Drain: 10 * time.Second, Retention: 14 * 24 * time.Hour, StreamReplicas: 1},
 		Sync:   sync.DefaultConfig(),
-		Upkeep: storage.DefaultUpkeep(),
+		Proxy:  plane.DefaultConfig(),
+		Upkeep: storage.DefaultUpkeep(), Metrics: metrics.DefaultConfig(), Login: login.DefaultConfig(),
 	}
 }
 
@@ -160,6 +197,12 @@ func (c Config) Validate() error {
 	if c.DataDir == "" {
 		fail("data_dir", "the data directory must be named")
 	}
+	if u, err := url.Parse(c.PublicURL); c.PublicURL != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil || u.RawQuery != "") {
+		fail("public_url", "%q is not an http or https URL", c.PublicURL)
+	}
+	if c.ChannelQuota < 0 {
+		fail("channel_quota", "must not be negative")
+	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		fail("tls_cert", "tls_cert and tls_key go together")
 	}
@@ -177,6 +220,11 @@ func (c Config) Validate() error {
 	if c.Jobs.LeaseTTL < time.Second {
 		fail("jobs.lease_ttl", "a lease under a second would be lost by a pause of the garbage collector")
 	}
+	for field, d := range map[string]time.Duration{"jobs.drain": c.Jobs.Drain, "drain_delay": c.DrainDelay} {
+		if d < 0 {
+			fail(field, "must not be negative")
+		}
+	}
 	if !slices.Contains(c.Target, All) {
 		for field, s := range map[string]config.Secret{"database_url": c.DatabaseURL, "nats_url": c.NATSURL, "target_secret": c.TargetSecret} {
 			if s.IsZero() {
@@ -184,7 +232,7 @@ func (c Config) Validate() error {
 			}
 		}
 	}
-	for _, err := range []error{c.Sync.Validate(), c.Upkeep.Validate()} {
+	for _, err := range []error{c.Sync.Validate(), c.Proxy.Validate(), c.Upkeep.Validate(), c.Metrics.Validate(), c.RateLimit.Validate(), c.Login.Validate()} {
 		if f, ok := err.(*fault.Error); ok {
 			bad = append(bad, f.Violations...)
 		}
@@ -195,4 +243,14 @@ func (c Config) Validate() error {
 	err := fault.New(fault.Invalid, "the configuration cannot be used")
 	err.Violations = bad
 	return err
+}
+
+// trustedProxies are those of the configuration, which Validate has read.
+func (c Config) trustedProxies() (out []netip.Prefix) {
+	for _, s := range c.RateLimit.TrustedProxies {
+		if p, err := netip.ParsePrefix(s); err == nil {
+			out = append(out, p.Masked())
+		}
+	}
+	return out
 }

@@ -2,18 +2,22 @@ package platform
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"path/filepath"
 	"slices"
 	"time"
 
+	"go.opentelemetry.io/otel"
+
 	"github.com/entrepot-dev/entrepot/gateway"
+	"github.com/entrepot-dev/entrepot/gateway/edge"
+	"github.com/entrepot-dev/entrepot/pkg/access"
 	"github.com/entrepot-dev/entrepot/pkg/blob"
 	"github.com/entrepot-dev/entrepot/pkg/blob/dataplane"
 	"github.com/entrepot-dev/entrepot/pkg/bus"
-	"github.com/entrepot-dev/entrepot/pkg/fault"
-	"github.com/entrepot-dev/entrepot/pkg/fetch"
+	"github.com/entrepot-dev/entrepot/pkg/fetchplane"
 	"github.com/entrepot-dev/entrepot/pkg/jobs"
 	"github.com/entrepot-dev/entrepot/pkg/lifecycle"
 	"github.com/entrepot-dev/entrepot/pkg/pg"
@@ -30,12 +34,15 @@ func (p *Platform) modules() []lifecycle.Module {
 	all := []lifecycle.Module{
 		p.opsModule(),
 		p.databaseModule(),
+		p.metricsModule(),
 		p.busModule(),
-		p.blobsModule(),
 		p.servicesModule(),
 	}
+	if p.cfg.stores() {
+		all = append(all, p.blobsModule())
+	}
 	runs := []string{"services"}
-	if p.cfg.Runs("storage") {
+	if p.cfg.Runs("storage") || p.cfg.Runs("sync") {
 		all = append(all, p.dataModule())
 		runs = append(runs, "data")
 	}
@@ -75,10 +82,14 @@ func (p *Platform) databaseModule() lifecycle.Module {
 				return err
 			}
 			p.pool = pool
-			if slices.Contains(p.cfg.Target, All) {
-				return pg.MigrateAll(ctx, pool, Schemas...)
+			if err := p.checkSchemas(ctx); err != nil {
+				pool.Close()
+				if p.embedded != nil {
+					err = errors.Join(err, p.embedded.stop(ctx))
+				}
+				return err
 			}
-			return pg.CheckAll(ctx, pool, Schemas...)
+			return nil
 		},
 		Stop: func(ctx context.Context) error {
 			p.pool.Close()
@@ -87,8 +98,23 @@ func (p *Platform) databaseModule() lifecycle.Module {
 			}
 			return nil
 		},
-		Check: func(ctx context.Context) error { return p.pool.Ping(ctx) },
+		Check: p.checkDatabase,
 	}
+}
+
+// checkSchemas brings the database up to date if this process runs everything, and refuses one that it does not work with.
+func (p *Platform) checkSchemas(ctx context.Context) error {
+	if slices.Contains(p.cfg.Target, All) {
+		if err := pg.MigrateAll(ctx, p.pool, Schemas...); err != nil {
+			return err
+		}
+	}
+	newer, err := pg.CheckAll(ctx, p.pool, Schemas...)
+	for _, st := range newer {
+		p.log.Warn("a newer version of entrepot has migrated the database; this one still works with it: upgrade soon",
+			"schema", st.Schema, "at", st.Applied, "known", st.Known, "min", st.Min)
+	}
+	return err
 }
 
 func (p *Platform) busModule() lifecycle.Module {
@@ -128,46 +154,61 @@ func (p *Platform) busModule() lifecycle.Module {
 }
 
 func (p *Platform) blobsModule() lifecycle.Module {
-	var store blob.Closable
 	return lifecycle.Module{
 		Name: "blobs", Needs: []string{"ops"},
 		Start: func(ctx context.Context) (err error) {
-			if store, err = blob.Open(ctx, p.cfg.blobURL(), blob.OpenOptions{}); err != nil {
+			store, err := blob.Open(ctx, p.cfg.blobURL(), blob.OpenOptions{})
+			if err != nil {
 				return err
 			}
-			p.blobs = store
-			return nil
+			p.blobs, err = blob.Observe(store, otel.GetMeterProvider())
+			return err
 		},
-		Stop: func(context.Context) error { return store.Close() },
-		Check: func(ctx context.Context) error {
-			// No blob has this digest; a store that can say so can be reached.
-			if _, err := store.Stat(ctx, blob.Digest{}); err != nil && !fault.Is(err, fault.NotFound) {
-				return err
-			}
-			return nil
-		},
+		Stop:  func(context.Context) error { return p.blobs.Close() },
+		Check: p.checkBlobs,
 	}
 }
 
 func (p *Platform) dataModule() lifecycle.Module {
 	var server *http.Server
 	return lifecycle.Module{
-		Name: "data", Needs: []string{"services"},
+		Name: "data", Needs: []string{"services"}, StopTimeout: 20 * time.Second,
 		Start: func(ctx context.Context) error {
 			l, err := listen(ctx, "data", p.cfg.DataAddr)
 			if err != nil {
 				return err
 			}
 			p.ready.DataAddr = l.Addr().String()
-			server = &http.Server{Handler: p.plane, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+			server = &http.Server{Handler: p.bytesHandler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
 			p.serve("data", func() error { return server.Serve(l) })
+			if p.fetchPlane != nil {
+				p.fetchPlane.Start()
+			}
+			if p.fetchPlane != nil && p.cfg.Runs("gateway") {
+				p.memoryPlane = p.startMemoryPlane()
+			}
 			return nil
 		},
 		Stop: func(ctx context.Context) error {
-			if err := server.Shutdown(ctx); err != nil {
-				return server.Close()
+			if p.memoryPlane != nil { // its only client has stopped
+				_ = p.memoryPlane.server.Close()
 			}
-			return nil
+			// Readers of files that are being fetched get most of the time that there is; then they are cut, and the rest is for
+			// the flights to end.
+			gentle := ctx
+			if end, ok := ctx.Deadline(); ok {
+				var cancel context.CancelFunc
+				gentle, cancel = context.WithDeadline(ctx, end.Add(-time.Until(end)/4))
+				defer cancel()
+			}
+			err := server.Shutdown(gentle)
+			if err != nil {
+				err = server.Close()
+			}
+			if p.fetchPlane != nil {
+				p.fetchPlane.Stop(ctx)
+			}
+			return err
 		},
 	}
 }
@@ -178,6 +219,7 @@ func (p *Platform) dispatcherModule() lifecycle.Module {
 		Name: "dispatcher", Needs: []string{"postgres", "nats"},
 		Start: func(ctx context.Context) (err error) {
 			d, err = jobs.NewDispatcher(jobs.DispatcherConfig{
+				Name: p.instance, // whoever held the office under it is dead
 				Pool: p.pool, Bus: p.bus, Retention: p.cfg.Jobs.Retention, Replicas: p.cfg.Jobs.StreamReplicas, Logger: p.log,
 			})
 			if err != nil {
@@ -193,32 +235,59 @@ func (p *Platform) dispatcherModule() lifecycle.Module {
 func (p *Platform) workersModule() lifecycle.Module {
 	var r *jobs.Runner
 	return lifecycle.Module{
-		Name: "workers", Needs: []string{"services", "blobs"}, StopTimeout: 30 * time.Second,
+		// Besides the drain: what a job may take to return when its time is over, and what giving it back may take.
+		Name: "workers", Needs: []string{"services"}, StopTimeout: p.cfg.Jobs.Drain + 15*time.Second,
 		Start: func(ctx context.Context) (err error) {
+			if err := p.registerMore(); err != nil {
+				return err
+			}
 			kinds := p.registry.Kinds()
 			if len(p.cfg.Kinds) > 0 {
 				kinds = p.cfg.Kinds
 			}
 			r, err = jobs.NewRunner(jobs.RunnerConfig{
 				Pool: p.pool, Bus: p.bus, Registry: p.registry, Kinds: kinds, LeaseTTL: p.cfg.Jobs.LeaseTTL, Logger: p.log,
+				Instance: p.instance, Now: p.opts.Clock,
 			})
 			if err != nil {
 				return err
 			}
 			return r.Start(ctx)
 		},
-		Stop: func(ctx context.Context) error { r.Stop(ctx); return nil },
+		Stop: func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, p.cfg.Jobs.Drain)
+			defer cancel()
+			r.Stop(ctx)
+			return nil
+		},
 	}
 }
 
 func (p *Platform) gatewayModule() lifecycle.Module {
 	var heads *bus.Subscription
+	var fetch *fetchplane.Client
+	var downloads *access.Counter
+	needs := []string{"services"}
+	if p.cfg.Runs("sync") {
+		needs = append(needs, "data") // the fetch plane
+	}
 	return lifecycle.Module{
-		Name: "gateway", Needs: []string{"services"}, StopTimeout: 20 * time.Second,
+		Name: "gateway", Needs: needs, StopTimeout: 20 * time.Second,
 		Start: func(ctx context.Context) (err error) {
+			if fetch, err = p.fetchClient(); err != nil {
+				return err
+			}
+			if downloads, err = p.newDownloads(); err != nil {
+				return err
+			}
+			limiter, err := edge.NewLimiter(p.cfg.RateLimit)
+			if err != nil {
+				return err
+			}
 			p.gateway, err = gateway.New(ctx, gateway.Deps{
-				Dial: p.network.Dial, Data: p.data, Roles: p.roles, CertFile: p.cfg.TLSCert, KeyFile: p.cfg.TLSKey,
-				Dev: p.cfg.Dev, Version: p.opts.Version, Health: p.group.Checks, Ready: p.group.Ready,
+				Limiter: limiter,
+				Dial:    p.network.Dial, Data: p.data, Fetch: fetch, Roles: p.roles, Downloads: downloads, CertFile: p.cfg.TLSCert, KeyFile: p.cfg.TLSKey,
+				Dev: p.cfg.Dev, PublicURL: p.cfg.PublicURL, TrustedProxies: p.cfg.trustedProxies(), Version: p.opts.Version, Health: p.group.Checks, Ready: p.group.Ready,
 			})
 			if err != nil {
 				return err
@@ -237,21 +306,24 @@ func (p *Platform) gatewayModule() lifecycle.Module {
 				return err
 			}
 			p.ready.URL, p.ready.GRPCAddr = "http://"+hl.Addr().String(), gl.Addr().String()
+			downloads.Start()
 			p.serve("gateway", func() error { return p.gateway.ServeHTTP(hl) })
 			p.serve("gateway", func() error { return p.gateway.ServeGRPC(gl) })
 			return nil
 		},
 		Stop: func(ctx context.Context) error {
 			p.gateway.Stop(ctx)
+			downloads.Stop(ctx)
+			fetch.Close()
 			heads.Stop()
 			return nil
 		},
+		Check: func(ctx context.Context) error { return p.data.Check(ctx) }, // an edge without bytes is none
 	}
 }
 
 // registerJobs fills the registry with the kinds that this process's worker pools do.
 func (p *Platform) registerJobs() error {
-	p.registry = jobs.NewRegistry()
 	if p.cfg.Runs("channels-worker") && p.channels != nil {
 		p.channels.RegisterJobs(p.registry)
 	}
@@ -263,8 +335,8 @@ func (p *Platform) registerJobs() error {
 	if !p.cfg.Runs("sync-worker") {
 		return nil
 	}
-	var err error
-	if p.fetch, err = fetch.New(fetch.Config{Egress: p.egress(), PerHost: p.cfg.Sync.Downloads, UserAgent: "entrepot/" + p.opts.Version, Log: p.log}); err != nil {
+	remotes, err := p.upstreams()
+	if err != nil {
 		return err
 	}
 	conn, err := p.network.Dial("channels")
@@ -272,15 +344,24 @@ func (p *Platform) registerJobs() error {
 		return err
 	}
 	sync.Register(p.registry, sync.WorkerDeps{
-		Deps:  sync.Deps{Pool: p.pool, Jobs: p.jobs, Channels: channelsv1.NewChannelServiceClient(conn), Log: p.log},
-		Blobs: p.blobs, Fetch: p.fetch, Roles: p.roles, Config: p.cfg.Sync,
+		Deps:  sync.Deps{Pool: p.pool, Jobs: p.jobs, Channels: channelsv1.NewChannelServiceClient(conn), Master: p.master, Log: p.log},
+		Blobs: p.blobs, Remotes: remotes, Roles: p.roles, Config: p.cfg.Sync,
 	})
-	return nil
+	return p.registerMetricsJobs()
 }
 
 // upkeep is what the jobs that look after stored things stand on: each service says what it keeps for a time only.
 func (p *Platform) upkeep() storage.WorkerDeps {
-	deps := storage.WorkerDeps{DB: p.pool, Jobs: p.jobs, Blobs: p.blobs, Upkeep: p.cfg.Upkeep, JobRetention: p.cfg.Jobs.Retention, Log: p.log}
+	deps := storage.WorkerDeps{Retain: p.retainMetrics(), DB: p.pool, Jobs: p.jobs, Blobs: p.blobs, Upkeep: p.cfg.Upkeep, JobRetention: p.cfg.Jobs.Retention, Log: p.log}
+	if keep := p.cfg.Proxy.Keep; keep > 0 {
+		deps.Retain = append(deps.Retain,
+			storage.Retention{Name: "proxied_files", Purge: func(ctx context.Context, db pg.DB, dryRun bool) (int64, error) {
+				return channels.PurgeProxied(ctx, db, keep, dryRun)
+			}},
+			storage.Retention{Name: "proxied_documents", Purge: func(ctx context.Context, db pg.DB, dryRun bool) (int64, error) {
+				return sync.PurgeDocuments(ctx, db, keep, dryRun)
+			}})
+	}
 	if keep := p.cfg.Upkeep.AuditRetention; keep > 0 {
 		deps.Retain = append(deps.Retain, storage.Retention{Name: "audit", Purge: func(ctx context.Context, db pg.DB, dryRun bool) (int64, error) {
 			return identity.PurgeAudit(ctx, db, keep, dryRun)

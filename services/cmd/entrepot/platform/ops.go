@@ -2,7 +2,6 @@ package platform
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"net/http/pprof"
 	"time"
@@ -22,18 +21,11 @@ func (p *Platform) opsModule() lifecycle.Module {
 			}
 			p.ready.OpsAddr = l.Addr().String()
 			mux := http.NewServeMux()
-			mux.HandleFunc("GET /healthz/live", func(w http.ResponseWriter, _ *http.Request) {
-				writeHealth(w, http.StatusOK, health{Status: "ok"})
-			})
-			mux.HandleFunc("GET /healthz/ready", func(w http.ResponseWriter, r *http.Request) {
-				h, ok := p.health(r.Context())
-				status := http.StatusOK
-				if !ok {
-					status = http.StatusServiceUnavailable
-				}
-				writeHealth(w, status, h)
-			})
+			p.group.HandleHealth(mux)
 			mux.Handle("GET /metrics", p.tel.Handler())
+			if p.cfg.Runs("jobs") {
+				mux.HandleFunc("GET /demand/{pool}", p.serveDemand)
+			}
 			mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 			mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 			mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
@@ -54,33 +46,4 @@ func (p *Platform) opsModule() lifecycle.Module {
 			return nil
 		},
 	}
-}
-
-// health is the answer of /healthz: the whole, and each part by name.
-type health struct {
-	Status string            `json:"status"`
-	Parts  map[string]string `json:"parts,omitempty"`
-}
-
-// health asks every part. Ready means that all run, none is about to stop, and each can do its work now.
-func (p *Platform) health(ctx context.Context) (health, bool) {
-	h := health{Status: "ok", Parts: map[string]string{}}
-	ok := p.group.Ready()
-	if !ok {
-		h.Status = "starting or stopping"
-	}
-	for name, err := range p.group.Checks(ctx) {
-		h.Parts[name] = "ok"
-		if err != nil {
-			h.Parts[name], h.Status, ok = err.Error(), "unavailable", false
-		}
-	}
-	return h, ok
-}
-
-func writeHealth(w http.ResponseWriter, status int, h health) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(h) // a probe that hung up needs no answer
 }

@@ -16,7 +16,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"time"
 
@@ -40,12 +39,15 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/telemetry"
 	"github.com/entrepot-dev/entrepot/services/channels"
 	"github.com/entrepot-dev/entrepot/services/identity"
+	jobsservice "github.com/entrepot-dev/entrepot/services/jobs"
+	"github.com/entrepot-dev/entrepot/services/metrics"
 	"github.com/entrepot-dev/entrepot/services/storage"
 	"github.com/entrepot-dev/entrepot/services/sync"
+	"github.com/entrepot-dev/entrepot/services/sync/plane"
 )
 
 // Schemas are the parts of the database that this binary knows, in the order of their migration.
-var Schemas = []pg.Schema{jobs.Schema, refs.Schema, audit.Schema, identity.Schema, channels.Schema, storage.Schema, sync.Schema}
+var Schemas = []pg.Schema{jobs.Schema, refs.Schema, audit.Schema, identity.Schema, channels.Schema, storage.Schema, sync.Schema, metrics.Schema}
 
 // Options are what a configuration cannot say.
 type Options struct {
@@ -55,8 +57,13 @@ type Options struct {
 	PGBin string
 	// LogOutput is where log lines go; nil means standard error.
 	LogOutput io.Writer
-	// GCPercent is how much the heap may grow between collections; 0 leaves it as it is.
+	// GCPercent is how much a small heap may grow between collections, see pace; 0 leaves GOGC as it is.
 	GCPercent int
+	// Jobs registers further kinds of jobs in processes that have a worker pool; nil means there are none. The service
+	// roles of the platform stay as they are: what such a job writes through them it writes under its claim.
+	Jobs func(reg *jobs.Registry, deps JobDeps) error
+	// Clock is this process's wall clock; nil means time.Now.
+	Clock func() time.Time
 	// OnReady is called once everything runs, with the addresses that were chosen.
 	OnReady func(Ready)
 }
@@ -79,14 +86,15 @@ type Platform struct {
 	tel  *telemetry.Telemetry
 	log  *slog.Logger
 
-	group *lifecycle.Group
-	ready Ready
+	instance string // of the data directory
+	group    *lifecycle.Group
+	ready    Ready
 
 	embedded *privatePostgres
 	pool     *pgxpool.Pool
 	nats     *bus.Server
 	bus      *bus.Bus
-	blobs    blob.Store
+	blobs    blob.Closable
 
 	master   *seal.Key
 	network  *rpc.Network
@@ -95,14 +103,21 @@ type Platform struct {
 	roles    *authz.Roles
 	server   *rpc.Server
 	plane    *dataplane.Handler
-	data     *dataplane.Client
-	fetch    *fetch.Client
-	registry *jobs.Registry
-	jobs     *jobs.Client
-	identity *identity.Service
-	channels *channels.Service
-	storage  *storage.Service
-	gateway  *gateway.Gateway
+	// fetchPlane is nil unless sync runs here, and memoryPlane its listener for this process's own gateway.
+	fetchPlane  *plane.Plane
+	memoryPlane *memoryPlane
+	data        *dataplane.Client
+	fetch       *fetch.Client
+	remotes     *sync.Remotes
+	registry    *jobs.Registry
+	jobs        *jobs.Client
+	identity    *identity.Service
+	channels    *channels.Service
+	storage     *storage.Service
+
+	jobsService *jobsservice.Service
+	metrics     *metrics.Service
+	gateway     *gateway.Gateway
 }
 
 // New checks the configuration and prepares a process; Run runs it.
@@ -132,7 +147,7 @@ func (p *Platform) Run(ctx context.Context) (err error) {
 	}
 	p.log = p.tel.Log
 	if p.opts.GCPercent > 0 {
-		debug.SetGCPercent(p.opts.GCPercent)
+		defer pace(p.opts.GCPercent)()
 	}
 	slog.SetDefault(p.log)
 	defer func() {
@@ -151,10 +166,13 @@ func (p *Platform) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer unlock()
+	if p.instance, err = instance(p.cfg.DataDir); err != nil {
+		return err
+	}
 	if p.cfg.Dev {
 		p.log.Warn("development mode: anyone can log in as anyone, and upstreams on loopback are allowed")
 	}
-	p.group = lifecycle.New(lifecycle.Options{Log: p.log})
+	p.group = lifecycle.New(lifecycle.Options{Log: p.log, DrainDelay: p.cfg.DrainDelay, OnReady: p.setReady})
 	p.group.Add(p.modules()...)
 	return p.group.Run(ctx)
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/entrepot-dev/entrepot/pkg/guard"
 	"github.com/entrepot-dev/entrepot/pkg/pg"
 )
 
@@ -43,6 +44,7 @@ func startPostgres(ctx context.Context, cfg pg.EmbeddedConfig, log *slog.Logger,
 	if err != nil {
 		return nil, err
 	}
+	cfg.SocketDir = server.SocketDir() // those that follow are found where this one was
 	watch, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	d := &privatePostgres{url: server.URL(), cfg: cfg, log: log, failed: failed, cancel: cancel, ended: make(chan struct{}), server: server}
 	go d.watch(watch)
@@ -58,7 +60,7 @@ func (d *privatePostgres) watch(ctx context.Context) {
 			return
 		case <-server.Done():
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || !guard.Revive {
 			return
 		}
 		d.log.Error("the private PostgreSQL has died and is started again", "error", server.Err())

@@ -3,6 +3,7 @@ package platform
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,21 +37,36 @@ import (
 )
 
 // grpcServices are the targets that are gRPC services, and so can be dialled.
-var grpcServices = []string{"channels", "sync", "identity", "storage", "jobs", "gateway"}
+var grpcServices = []string{"channels", "sync", "identity", "storage", "jobs", "metrics", "gateway"}
 
 // servicesModule runs the gRPC services of this process on one server, in memory and on the service port, and makes all
 // that calls between services need: tokens, roles, connections.
 func (p *Platform) servicesModule() lifecycle.Module {
 	var nudges *bus.Subscription
+	needs := []string{"postgres", "nats"}
+	if p.cfg.stores() {
+		needs = append(needs, "blobs")
+	}
 	return lifecycle.Module{
-		Name: "services", Needs: []string{"postgres", "nats", "blobs"}, StopTimeout: 20 * time.Second,
+		Name: "services", Needs: needs, StopTimeout: 20 * time.Second,
 		Start: func(ctx context.Context) (err error) {
+			l, err := listen(ctx, "service", p.cfg.ServiceAddr)
+			if err != nil {
+				return err
+			}
+			p.ready.ServiceAddr = l.Addr().String()
+			defer func() {
+				if err != nil {
+					l.Close()
+				}
+			}()
 			if err := p.startIdentityCore(ctx); err != nil {
 				return err
 			}
 			if nudges, err = p.bus.Subscribe(ctx, authz.SubjectChanged, func(context.Context, *nats.Msg) { p.roles.Wake() }); err != nil {
 				return err
 			}
+			p.registry = jobs.NewRegistry() // filled below; the client asks it what a kind's coalescing key means
 			p.jobs = jobs.NewClient(jobs.ClientConfig{Pool: p.pool, Bus: p.bus, Registry: p.registry, Logger: p.log})
 			if err := p.registerServices(ctx); err != nil {
 				return err
@@ -64,29 +80,33 @@ func (p *Platform) servicesModule() lifecycle.Module {
 			if err := p.server.Check(); err != nil {
 				return err
 			}
-			l, err := listen(ctx, "service", p.cfg.ServiceAddr)
-			if err != nil {
+			if err := p.serveServices(l); err != nil {
 				return err
 			}
-			p.ready.ServiceAddr = l.Addr().String()
-			p.serve("services", func() error { return p.server.Serve(p.memory) })
-			p.serve("services", func() error { return p.server.Serve(l) })
 			if p.identity != nil {
 				if err := p.bootstrap(ctx); err != nil {
 					return err
 				}
 				p.identity.Start(ctx)
 			}
+			if p.metrics != nil {
+				p.metrics.Start()
+			}
 			p.roles.Start(ctx)
-			p.server.SetServing(true)
 			if err := p.awaitRoles(ctx); err != nil {
 				return err
 			}
 			return p.devChannels(ctx)
 		},
 		Stop: func(ctx context.Context) error {
+			if p.jobsService != nil {
+				p.jobsService.Drain()
+			}
 			p.server.Stop(ctx)
 			nudges.Stop()
+			if p.metrics != nil {
+				p.metrics.Stop(ctx)
+			}
 			if p.channels != nil {
 				p.channels.Stop()
 			}
@@ -99,6 +119,7 @@ func (p *Platform) servicesModule() lifecycle.Module {
 				err = p.identity.Stop(ctx)
 			}
 			if p.fetch != nil {
+				p.remotes.Close()
 				p.fetch.Close()
 			}
 			if cerr := p.network.Close(); err == nil {
@@ -130,18 +151,31 @@ func (p *Platform) startIdentityCore(ctx context.Context) error {
 			return err
 		}
 		p.master = master
+	} else if err := p.sharedMasterKey(); err != nil {
+		return err
 	}
 	secret := p.cfg.TargetSecret.Reveal()
 	if secret == "" && p.master != nil {
 		secret = identity.TargetSecret(p.master, name)
 	}
-	p.network = rpc.NewNetwork(rpc.NetworkConfig{Target: name, Secret: secret, Addresses: p.cfg.Services})
-	p.memory = p.network.Local(p.local()...) // before anything is dialled
+	addresses := maps.Clone(p.cfg.Services)
+	if p.cfg.DialTCP {
+		if addresses == nil {
+			addresses = map[string]string{}
+		}
+		for _, s := range p.local() {
+			addresses[s] = p.ready.ServiceAddr
+		}
+	}
+	p.network = rpc.NewNetwork(rpc.NetworkConfig{Target: name, Secret: secret, Addresses: addresses})
+	if !p.cfg.DialTCP {
+		p.memory = p.network.Local(p.local()...) // before anything is dialled
+	}
 
 	serverConfig := rpc.ServerConfig{Log: p.log}
 	if p.cfg.Runs("identity") {
 		p.roles = authz.NewRoles(identity.NewSource(p.pool), p.log, nil)
-		conf := identity.Config{TargetSecrets: map[string]string{}}
+		conf := identity.Config{TargetSecrets: map[string]string{}, Login: p.cfg.Login}
 		if s := p.cfg.TargetSecret.Reveal(); s != "" {
 			for _, t := range identity.Targets {
 				conf.TargetSecrets[t] = s
@@ -151,15 +185,19 @@ func (p *Platform) startIdentityCore(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if _, err := p.upstreams(); err != nil { // for its client
+			return err
+		}
 		svc, err := identity.New(ctx, conf, identity.Deps{
-			Pool: p.pool, Roles: p.roles, Master: p.master, Bus: p.bus, Log: p.log,
+			Outgoing: p.fetch.RoundTripper(),
+			Pool:     p.pool, Roles: p.roles, Master: p.master, Bus: p.bus, Log: p.log,
 			Channels: identity.RemoteChannels(channelsv1.NewChannelServiceClient(conn)), Jobs: identity.HeldJobs(p.pool),
 		})
 		if err != nil {
 			return err
 		}
 		p.identity = svc
-		p.verifier = authn.NewVerifier(svc.KeySource(), nil)
+		p.verifier = authn.NewVerifier(svc.KeySource(), p.opts.Clock)
 		serverConfig.TargetVerifier = svc.TargetVerifier()
 	} else {
 		conn, err := p.network.Dial("identity")
@@ -168,7 +206,7 @@ func (p *Platform) startIdentityCore(ctx context.Context) error {
 		}
 		client := identityv1.NewIdentityServiceClient(conn)
 		p.roles = authz.NewRoles(authz.RemoteSource(client), p.log, nil)
-		p.verifier = authn.NewVerifier(authn.RemoteKeys(client), nil)
+		p.verifier = authn.NewVerifier(authn.RemoteKeys(client), p.opts.Clock)
 	}
 	serverConfig.Verifier, serverConfig.Roles = p.verifier, p.roles
 	p.server = rpc.NewServer(serverConfig)
@@ -186,8 +224,18 @@ func (p *Platform) registerServices(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		p.channels, err = channels.New(channels.Config{}, channels.Deps{
-			Pool: p.pool, Blobs: p.blobs, Jobs: p.jobs, Bus: p.bus, Identity: identityv1.NewIdentityServiceClient(conn), Roles: p.roles, Logger: p.log,
+		var upstreams syncv1.SyncServiceClient
+		if conn, err := dial("sync"); err == nil { // without its address, URLs of new mirrors must not bring credentials
+			upstreams = syncv1.NewSyncServiceClient(conn)
+		}
+		if _, err := p.upstreams(); err != nil { // for its client
+			return err
+		}
+		p.channels, err = channels.New(channels.Config{
+			PublicURL: p.cfg.PublicURL, PackageStore: p.cfg.PackageStore, DefaultQuota: int64(p.cfg.ChannelQuota),
+		}, channels.Deps{
+			HTTP: p.strangers(), Seal: p.master,
+			Upstreams: upstreams, Pool: p.pool, Blobs: p.blobs, Jobs: p.jobs, Bus: p.bus, Identity: identityv1.NewIdentityServiceClient(conn), Roles: p.roles, Logger: p.log, Now: p.opts.Clock,
 		})
 		if err != nil {
 			return err
@@ -203,10 +251,19 @@ func (p *Platform) registerServices(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		syncv1.RegisterSyncServiceServer(p.server, sync.New(sync.Deps{Pool: p.pool, Jobs: p.jobs, Channels: channelsv1.NewChannelServiceClient(conn), Log: p.log}))
+		syncv1.RegisterSyncServiceServer(p.server, sync.New(sync.Deps{Pool: p.pool, Jobs: p.jobs, Channels: channelsv1.NewChannelServiceClient(conn), Master: p.master, Log: p.log}))
+		if err := p.newFetchPlane(); err != nil {
+			return err
+		}
 	}
 	if p.cfg.Runs("jobs") {
-		jobsv1.RegisterJobServiceServer(p.server, jobsservice.New(jobsservice.Deps{DB: p.pool, Jobs: p.jobs, Roles: p.roles, Channel: p.channelAndAge}))
+		p.jobsService = jobsservice.New(jobsservice.Deps{DB: p.pool, Jobs: p.jobs, Roles: p.roles, Channel: p.channelAndAge})
+		jobsv1.RegisterJobServiceServer(p.server, p.jobsService)
+	}
+	if p.cfg.Runs("metrics") {
+		if err := p.registerMetrics(); err != nil {
+			return err
+		}
 	}
 	if p.cfg.Runs("storage") {
 		if err := p.registerStorage(ctx); err != nil {
@@ -229,7 +286,7 @@ func (p *Platform) registerStorage(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if p.plane, err = dataplane.New(dataplane.Options{Store: p.blobs, Verifier: verifier, MaxUpload: int64(p.cfg.MaxUpload), Log: p.log}); err != nil {
+	if p.plane, err = dataplane.New(dataplane.Options{Store: p.blobs, Verifier: verifier, Ready: p.checkBlobs, MaxUpload: int64(p.cfg.MaxUpload), Log: p.log}); err != nil {
 		return err
 	}
 	p.storage = storage.New(storage.Deps{DB: p.pool, Jobs: p.jobs, Grants: signer, MaxUpload: int64(p.cfg.MaxUpload), Upkeep: p.cfg.Upkeep})

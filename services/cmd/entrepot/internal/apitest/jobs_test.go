@@ -19,7 +19,7 @@ func TestJobsOfOthers(t *testing.T) {
 	alice := w.Admin().In(t)
 	mirror := func(name string) {
 		alice.Must(201, "POST", "/api/channels", map[string]any{
-			"name": name, "private": false, "mirror_mode": "mirror", "mirror_channel_url": "http://127.0.0.1:9/none", "actions": []any{},
+			"name": name, "private": false, "mirror_mode": "mirror", "mirror_channel_url": "http://127.0.0.1:39999/none", "actions": []any{},
 		})
 	}
 	mirror("ours")
@@ -90,7 +90,7 @@ func TestARevokedFollowerIsCutOff(t *testing.T) {
 	w := newWorld(t)
 	alice := w.Admin().In(t)
 	alice.Must(201, "POST", "/api/channels", map[string]any{
-		"name": "slow", "private": false, "mirror_mode": "mirror", "mirror_channel_url": "http://127.0.0.1:9/none", "actions": []any{},
+		"name": "slow", "private": false, "mirror_mode": "mirror", "mirror_channel_url": "http://127.0.0.1:39999/none", "actions": []any{},
 	})
 	var job struct{ ID string }
 	alice.Must(200, "POST", "/entrepot/v1/channels/slow:sync", map[string]any{"start_at": time.Now().Add(time.Hour).Format(time.RFC3339)}).JSON(&job)
@@ -126,7 +126,7 @@ func TestARepetitionEnds(t *testing.T) {
 	w := newWorld(t)
 	alice := w.Admin().In(t)
 	alice.Must(201, "POST", "/api/channels", map[string]any{
-		"name": "often", "private": false, "mirror_mode": "mirror", "mirror_channel_url": "http://127.0.0.1:9/none", "actions": []any{},
+		"name": "often", "private": false, "mirror_mode": "mirror", "mirror_channel_url": "http://127.0.0.1:39999/none", "actions": []any{},
 	})
 	at := time.Now().Add(time.Hour).Format(time.RFC3339)
 	for _, c := range []struct {

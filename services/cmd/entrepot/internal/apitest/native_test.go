@@ -109,6 +109,24 @@ func TestNativeAPI(t *testing.T) {
 		t.Errorf("users: %v", got)
 	}
 	call("SetUserRole", "PUT", "/users/frank/role", obj{"role": "member"}, 200)
+	call("ImportApiKey", "POST", "/users/frank/imported-keys", obj{"id": "abcdefghijkl", "sha256": strings.Repeat("ab", 32)}, 200)
+	call("SetPassword", "PUT", "/users/frank/password", obj{"new_password": "a password of frank's"}, 200)
+	call("SetUserDisabled", "PUT", "/users/frank/disabled", obj{"disabled": true}, 200)
+	call("ListSessions", "GET", "/users/frank/sessions", nil, 200)
+	call("RevokeSessions", "DELETE", "/users/frank/sessions", nil, 200)
+	call("LinkLogin", "POST", "/users/frank/logins", obj{"provider": "github", "subject": "1"}, 200)
+	if got := call("ListLinkedLogins", "GET", "/users/frank/logins", nil, 200); got["logins"].([]any)[0].(obj)["subject"] != "1" {
+		t.Errorf("logins: %v", got)
+	}
+	call("CreateGroup", "POST", "/groups", obj{"name": "team"}, 200)
+	call("AddGroupMember", "PUT", "/groups/team/members/frank", nil, 200)
+	call("SetGroupRole", "POST", "/groups/team/roles", obj{"resource": "namespace/default", "role": "member"}, 200)
+	if got := call("GetGroup", "GET", "/groups/team", nil, 200); len(got["members"].([]any)) != 1 || len(got["roles"].([]any)) != 1 {
+		t.Errorf("group: %v", got)
+	}
+	call("ListGroups", "GET", "/groups?query=TEA", nil, 200)
+	call("RemoveGroupMember", "DELETE", "/groups/team/members/frank", nil, 200)
+	call("DeleteGroup", "DELETE", "/groups/team", nil, 200)
 	call("DeleteUser", "DELETE", "/users/frank", nil, 200)
 	made := call("CreateApiKey", "POST", "/api-keys", obj{"description": "n"}, 200)
 	id := made["api_key"].(obj)["id"].(string)
@@ -143,6 +161,52 @@ func TestNativeAPI(t *testing.T) {
 		t.Errorf("file: %v", f)
 	}
 	call("ListRevisions", "GET", "/channels/nat/revisions", nil, 200)
+	call("CreatePackage", "POST", "/channels/nat/packages", obj{"name": "planned", "summary": "s"}, 200)
+	call("AddPackageMember", "PUT", "/channels/nat/packages/planned/members/bob", obj{"role": "maintainer"}, 200)
+	if got := call("ListPackageMembers", "GET", "/channels/nat/packages/planned/members", nil, 200); len(got["members"].([]any)) != 2 {
+		t.Errorf("package members: %v", got)
+	}
+	if got := call("ListUserRoles", "GET", "/users/bob/roles?packages=true", nil, 200); got["total_size"] != 1.0 {
+		t.Errorf("roles: %v", got)
+	}
+	call("RemovePackageMember", "DELETE", "/channels/nat/packages/planned/members/bob", nil, 200)
+	call("CreateChannel", "POST", "/channels", obj{"name": "copy"}, 200)
+	if got := call("CopyFile", "POST", "/channels/copy:copyFile", obj{"source_channel": "nat", "source_package": p.name, "subdir": p.subdir, "filename": p.filename}, 200); got["sha256"] != p.sha256 {
+		t.Errorf("copy: %v", got)
+	}
+	call("CreateChannel", "POST", "/channels", obj{"name": "ofnat", "mirror": obj{"url": w.URL + "/get/nat"}}, 200)
+	mirror := call("RegisterMirror", "POST", "/channels/nat/mirrors", obj{"url": w.URL + "/get/ofnat", "request_origin": w.URL}, 200)
+	if mirror["confirmed"] != true {
+		t.Errorf("mirror: %v", mirror)
+	}
+	call("ListMirrors", "GET", "/channels/nat/mirrors", nil, 200)
+	pull := call("StartPull", "POST", "/channels/nat/metrics/pulls", obj{"repeat_every_seconds": 3600}, 200)
+	if pull["action"] != "synchronize_metrics" || pull["repeat_every_seconds"] != 3600.0 {
+		t.Errorf("pull: %v", pull)
+	}
+	var pulls []any
+	for end := time.Now().Add(30 * time.Second); len(pulls) == 0 && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		pulls, _ = call("ListPulls", "GET", "/channels/nat/metrics/pulls", nil, 200)["pulls"].([]any)
+	}
+	if len(pulls) != 1 {
+		t.Fatalf("pulls: %v", pulls)
+	}
+	call("DeletePull", "DELETE", "/channels/nat/metrics/pulls/"+mirror["id"].(string), nil, 200)
+	call("DeleteMirror", "DELETE", "/channels/nat/mirrors/"+mirror["id"].(string), nil, 200)
+	if got := call("GetChannelMetrics", "GET", "/channels/nat/metrics?top=3&interval=INTERVAL_MONTH", nil, 200); got["interval"] != "INTERVAL_MONTH" {
+		t.Errorf("downloads: %v", got)
+	}
+	call("ListFileMetrics", "GET", "/channels/nat/metrics/files?subdir=noarch", nil, 200)
+	if got := call("GetFileMetrics", "GET", "/channels/nat/metrics/files/"+p.subdir+"/"+p.filename, nil, 200); got["path"] != p.subdir+"/"+p.filename {
+		t.Errorf("downloads of a file: %v", got)
+	}
+	call("GetDownloadCounts", "GET", "/channels/nat/metrics/counts?packages="+p.name, nil, 200)
+	if got := call("StartAction", "POST", "/channels/nat:run", obj{"action": "cleanup_dry_run"}, 200); got["kind"] != "channels.cleanup" {
+		t.Errorf("action: %v", got)
+	}
+	if got := call("StartBuiltinJob", "POST", "/jobs", obj{"action": "cleanup_dry_run", "items_spec": "*"}, 200); got["items_spec"] != "*" {
+		t.Errorf("built-in: %v", got)
+	}
 	job := call("RebuildIndex", "POST", "/channels/nat:rebuildIndex", obj{}, 200)["job_id"].(string)
 	call("DeleteFile", "DELETE", "/channels/nat/files/"+p.subdir+"/"+p.filename, nil, 200)
 	call("DeletePackage", "DELETE", "/channels/nat/packages/"+p.name, nil, 200)
@@ -178,6 +242,20 @@ func TestNativeAPI(t *testing.T) {
 	if got := call("GetUsage", "GET", "/storage/usage", nil, 200); got["blob_bytes"].(float64) < 1 {
 		t.Errorf("usage: %v", got)
 	}
+	if got := call("UpdateRemote", "PATCH", "/channels/mir/remote?update_mask=username,password", obj{"username": "u", "password": "secret"}, 200); got["username"] != "u" {
+		t.Errorf("remote: %v", got)
+	}
+	if got := fmt.Sprint(call("GetRemote", "GET", "/channels/mir/remote", nil, 200)); strings.Contains(got, "secret") {
+		t.Errorf("the remote shows its password: %s", got)
+	}
+	hook := call("CreateWebhook", "POST", "/channels/nat/webhooks", obj{"url": "http://127.0.0.1:39999/hook"}, 200)["webhook"].(obj)["id"].(string)
+	call("ListWebhooks", "GET", "/channels/nat/webhooks", nil, 200)
+	call("UpdateWebhook", "PUT", "/channels/nat/webhooks/"+hook, obj{"url": "http://127.0.0.1:39999/hook", "disabled": true}, 200)
+	call("ListDeliveries", "GET", "/channels/nat/webhooks/"+hook+"/deliveries", nil, 200)
+	call("DeleteWebhook", "DELETE", "/channels/nat/webhooks/"+hook, nil, 200)
+	call("ImportCounts", "POST", "/channels/nat/metrics/imports", obj{"source_id": "6f1f9c2e-6a1c-4b7c-9d38-0d5a4a6f3a11", "source": "elsewhere", "files": []obj{{
+		"path": p.subdir + "/" + p.filename, "interval": "INTERVAL_DAY", "series": []obj{{"time": "2025-01-02T00:00:00Z", "count": 3}},
+	}}}, 200)
 	call("RunGarbageCollection", "POST", "/storage/gc", obj{}, 200)
 	call("RunScrub", "POST", "/storage/scrub", obj{}, 200)
 	call("ListFindings", "GET", "/storage/findings", nil, 200)

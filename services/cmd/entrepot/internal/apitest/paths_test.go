@@ -30,7 +30,7 @@ func hostilePaths() []string {
 	}
 	return append(all, "/", "//", "/etc/passwd", "//etc/passwd", "noarch//repodata.json", "noarch/repodata.json//", "./noarch/repodata.json",
 		"noarch/./repodata.json", "x/../noarch/repodata.json", "../channel0/noarch/repodata.json", "../../etc/passwd", strings.Repeat("../", 40)+"etc/passwd",
-		strings.Repeat("s/", 600)+"s", "noarch/repodata.json/", "noarch", "", "noarch/")
+		strings.Repeat("s/", 600)+"s", "noarch/repodata.json/", "noarch/none/", "none/")
 }
 
 // TestHostilePaths: none of them is served, and none is an error of ours; quetz.md R1. The requests are written byte by

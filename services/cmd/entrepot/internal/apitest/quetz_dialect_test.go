@@ -125,7 +125,7 @@ func TestQuetzErrors(t *testing.T) {
 	w := newWorld(t)
 	ch := w.newChannel(t)
 	base := "/api/channels/" + ch.name
-	url := "http://127.0.0.1:1/up"
+	url := "http://127.0.0.1:8999/up"
 	w.Admin().Must(201, "POST", "/api/channels", map[string]any{"name": "mir", "private": false, "mirror_channel_url": url, "mirror_mode": "mirror", "actions": []any{}})
 	w.Admin().Must(201, "POST", "/api/channels", map[string]any{"name": "prox", "private": false, "mirror_channel_url": url, "mirror_mode": "proxy"})
 	all := packages(t)
@@ -206,8 +206,8 @@ func TestQuetzErrors(t *testing.T) {
 		"upload to a proxy":               {serverOwner, post("/api/channels/prox/upload/"+p.filename+"?sha256=", p.data), 405, "This method is not implemented for proxy channels"},
 		"packages of a proxy":             {anonymous, request{Method: "GET", Path: "/api/channels/prox/packages"}, 405, "This method is not implemented for proxy channels"},
 		"a page of packages of a proxy":   {anonymous, request{Method: "GET", Path: "/api/paginated/channels/prox/packages"}, 405, "This method is not implemented for proxy channels"},
-		"a package of a proxy":            {anonymous, request{Method: "GET", Path: "/api/channels/prox/packages/x"}, 405, "This method is not implemented for proxy channels"},
-		"versions of a proxy":             {anonymous, request{Method: "GET", Path: "/api/channels/prox/packages/x/versions"}, 405, "This method is not implemented for proxy channels"},
+		"a package of a proxy":            {anonymous, request{Method: "GET", Path: "/api/channels/prox/packages/x"}, 404, "Package prox/x not found"},
+		"versions of a proxy":             {anonymous, request{Method: "GET", Path: "/api/channels/prox/packages/x/versions"}, 404, "Package prox/x not found"},
 		"the kind comes before the right": {anonymous, request{Method: "PUT", Path: "/api/channels/prox/actions", Body: obj(`{"action":"synchronize"}`)}, 405, "not allowed for channel prox"},
 		"sync a hosted channel":           {anonymous, request{Method: "PUT", Path: "/api/channels/channel0/actions", Body: obj(`{"action":"synchronize"}`)}, 405, "synchronize not allowed"},
 		"no action":                       {owner, request{Method: "PUT", Path: base + "/actions", Body: obj(`{}`)}, 422, "Field required"},
@@ -576,7 +576,7 @@ func TestQuetzLogin(t *testing.T) {
 			"an old browser":           {"Origin": {"https://evil.example"}},
 			"a sibling host":           {"Sec-Fetch-Site": {"same-site"}},
 			"a sandboxed frame":        {"Origin": {"null"}},
-			"another port":             {"Origin": {"http://127.0.0.1:1"}},
+			"another port":             {"Origin": {"http://127.0.0.1:8999"}},
 			"a host that begins alike": {"Origin": {"http://" + host + ".evil.example"}},
 		} {
 			resp := send(t, 0, "POST", "/api/channels", map[string]any{"name": w.name()}, h)

@@ -52,8 +52,6 @@ const (
 	expired     = "expired"     // a key of bob's that has ended
 )
 
-var everyone = []string{anonymous, stranger, member, maintainer, owner, serverOwner, scoped, expired}
-
 // world is a platform with people.
 type world struct {
 	*platformtest.Stack
@@ -81,7 +79,7 @@ func (w *world) endedKey(t *testing.T) string {
 	return key.Key
 }
 
-func (w *world) exec(t *testing.T, sql string, args ...any) int64 {
+func (w *world) exec(t testing.TB, sql string, args ...any) int64 {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), w.DatabaseURL)
 	if err != nil {

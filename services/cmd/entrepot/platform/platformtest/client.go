@@ -203,3 +203,10 @@ func (r *Response) JSON(v any) {
 		r.t.Fatalf("the answer is not the JSON that was expected: %v\n%s", err, r.Body)
 	}
 }
+
+// Forget drops the keys that User has made, after a test took the database away from under them.
+func (s *Stack) Forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.keys)
+}
