@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X github.com/entrepot-dev/entrepot/services/cmd/entrepot/cli.V
 export GOFLAGS := -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help deps tools proto proto-check fmt lint build demo run test test-race e2e bench clean \
+.PHONY: help deps tools proto proto-check fmt lint build demo run test test-race cluster-test e2e bench chaos clean \
 	image image-check up down logs compose-test k8s-check upgrade-check
 
 help: ## show this list
@@ -55,6 +55,12 @@ test: deps ## every test, against a real PostgreSQL, JetStream and S3 server
 test-race: deps ## the same under the race detector
 	@RACE=1 scripts/test.sh $(RUN)
 
+rights-check: deps ## turn round each entry of the role table: the table of rights must notice every one
+	@go build -o $(BIN)/testpg ./pkg/pg/pgtest/cmd/testpg && $(BIN)/testpg go test -count=1 -timeout 60m -tags mutate -run TestMutations ./services/cmd/entrepot/internal/apitest
+
+cluster-test: deps build ## one process per target on this machine: faults, health, shutdown (ARGS='-only shutdown')
+	@scripts/cluster-test.sh $(ARGS)
+
 e2e: deps build ## install packages with real clients (py-rattler, py-rattler-build, curl)
 	@scripts/e2e.sh $(ARGS)
 
@@ -82,6 +88,9 @@ k8s-check: ## check deploy/kubernetes against the API's schemas and types, and i
 
 upgrade-check: tools deps ## guard the upgrade rule: protos, migrations and job arguments against the last release
 	@scripts/upgrade-check.sh
+
+chaos: deps build ## kill, stop and starve a running platform, with and without its guards (ARGS=--quick or --full)
+	@scripts/chaos.sh $(ARGS)
 
 bench: deps build ## measure; writes docs/benchmarks.md and docs/benchmarks/*.json
 	@scripts/bench.sh $(ARGS)

@@ -1,8 +1,8 @@
 """End-to-end tests: real clients against a real server. Run by `make e2e`. Each test stands on those before it; with
 words as arguments, the tests after the last one whose title has such a word are left out.
 
-py-rattler fetches indexes, solves and installs from a hosted, a mirrored and a private channel; py-rattler-build
-uploads; curl uploads and reads with ranges and conditions. A test that cannot run is a failure.
+py-rattler fetches indexes, solves and installs from a hosted, a mirrored, a proxied and a private channel; py-rattler-build
+uploads; quetz-client does all that it can; curl uploads and reads with ranges and conditions. A test that cannot run is a failure.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rattler_build import upload_package_to_quetz
 
 import clients
 import harness
+import quetz_checks
 from harness import curl, refused
 from packages import SUBDIR, index, libtiny, write_channel
 
@@ -226,6 +227,25 @@ def _(w: World) -> None:
         upstream.close()
 
 
+@case("rattler solves and installs through a proxy, by shards and without them, and again when upstream is gone")
+def _(w: World) -> None:
+    files = write_channel(w.workdir / "proxied", "made to be proxied")
+    upstream = harness.Upstream(w.workdir / "proxied")
+    try:
+        w.create_channel(f'{{"name": "proxied", "private": false, "mirror_channel_url": "{upstream.url}", "mirror_mode": "proxy"}}')
+        url = w.url + "/channels/proxied/"
+        for config in (clients.SHARDED, clients.ZSTD, clients.JSON):
+            assert clients.records(url, config) == described(files), config
+        w.install(url, clients.SHARDED, "proxied-sharded", files)
+        w.install(url, clients.JSON, "proxied-json", files)
+        asked = upstream.paths()
+        twice = {p for p in asked if p.endswith((".conda", ".tar.bz2")) and asked.count(p) > 1}
+        assert not twice, f"asked for more than once: {twice}"
+    finally:
+        upstream.close()
+    w.install(url, clients.SHARDED, "proxied-again", files)
+
+
 @case("a private channel: uploads by py-rattler-build, nothing for strangers")
 def _(w: World) -> None:
     w.create_channel('{"name": "secret", "private": true}')
@@ -349,6 +369,12 @@ def _(w: World) -> None:
     status = w.server.stop()
     assert status == 0, f"exit status {status}:\n{w.server.log()}"
     harness.wait(f"children {children} to end", lambda: not any(Path(f"/proc/{p}").exists() for p in children), seconds=10)
+
+
+@case("quetz-client: users, roles, channels, members, packages, mirrors")
+def _(w: World) -> None:
+    chosen = [p for n, p in sorted(w.files.items()) if n.endswith(".conda")][:3]
+    quetz_checks.check(w.url, w.key, chosen)
 
 
 def main(words: list[str]) -> int:
