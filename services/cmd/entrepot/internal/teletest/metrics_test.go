@@ -61,7 +61,7 @@ func labels(t *testing.T) map[string]func(string) bool {
 		"rpc_response_status_code": like("[A-Z_]+"),
 		"rpc_system_name":          oneOf("grpc"),
 		// Kinds are registered by the binary; the database has no others than a binary put there.
-		"kind": like(`(channels|sync|storage|metrics|identity|crawler|environments)\.[a-z]+|audit|findings|metrics|metrics_batches`),
+		"kind": like(`(channels|sync|storage|metrics|identity|crawler|environments)\.[a-z]+|audit|findings|metrics|metrics_batches|proxied_files|proxied_documents`),
 		"state": oneOf("queued", "scheduled", "running", "succeeded", "dead", "cancelled", "lost", // of jobs
 			"idle", "used", "opening"), // of connections
 		"operation": oneOf("put", "open", "stat", "delete", "list", "commit"),
