@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/exaring/otelpgx"
@@ -64,9 +65,8 @@ func Open(ctx context.Context, url string, cfg PoolConfig) (*pgxpool.Pool, error
 	if _, ok := pc.ConnConfig.RuntimeParams["timezone"]; !ok {
 		pc.ConnConfig.RuntimeParams["timezone"] = "UTC"
 	}
-	// A process that is frozen inside a transaction must not hold its locks for ever: others wait for them.
 	if _, ok := pc.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"]; !ok {
-		pc.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "60s"
+		pc.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = strconv.FormatInt(idleLocked.Milliseconds(), 10)
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {

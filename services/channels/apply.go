@@ -157,6 +157,9 @@ func (s *Service) Diff(ctx context.Context, req *channelsv1.DiffRequest) (*chann
 // compare fills in the answer of Diff, in a transaction that changes nothing.
 func (s *Service) compare(ctx context.Context, id uuid.UUID, digest blob.Digest, policy channelsv1.RemovalPolicy, whole bool, out *channelsv1.DiffResponse) error {
 	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
+		if err := pg.WithoutLocks(ctx, tx); err != nil {
+			return err
+		}
 		ch, err := channelByID(ctx, tx, id)
 		if err != nil {
 			return err

@@ -133,6 +133,9 @@ func (s *Service) buildExtras(ctx context.Context, id uuid.UUID, subdir string, 
 	forms := []form{bzip2Form}
 	opts := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err = pgx.BeginTxFunc(ctx, s.pool, opts, func(tx pgx.Tx) error {
+		if err := pg.WithoutLocks(ctx, tx); err != nil {
+			return err
+		}
 		if _, err := channelByID(ctx, tx, id); err != nil {
 			return err
 		}
@@ -258,6 +261,9 @@ func (s *Service) buildChannelData(ctx context.Context, id uuid.UUID, force bool
 	var data repodata.ChannelData
 	due := false
 	err = pgx.BeginTxFunc(ctx, s.pool, opts, func(tx pgx.Tx) error {
+		if err := pg.WithoutLocks(ctx, tx); err != nil {
+			return err
+		}
 		ch, err := channelByID(ctx, tx, id)
 		if err != nil {
 			return err

@@ -110,6 +110,9 @@ func (m built) result() *channelsv1.IndexJobResult {
 func (s *Service) buildMonoliths(ctx context.Context, id uuid.UUID, subdir string, force bool) (m built, err error) {
 	opts := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err = pgx.BeginTxFunc(ctx, s.pool, opts, func(tx pgx.Tx) error {
+		if err := pg.WithoutLocks(ctx, tx); err != nil {
+			return err
+		}
 		ch, err := channelByID(ctx, tx, id)
 		if err != nil {
 			return err

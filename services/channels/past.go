@@ -188,6 +188,9 @@ func (s *Service) buildPast(ctx context.Context, job holder, id uuid.UUID, subdi
 	var kept []newRendition // the shards
 	opts := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err = pgx.BeginTxFunc(ctx, s.pool, opts, func(tx pgx.Tx) error {
+		if err := pg.WithoutLocks(ctx, tx); err != nil {
+			return err
+		}
 		ch, err := channelByID(ctx, tx, id)
 		if err != nil {
 			return err

@@ -148,7 +148,12 @@ func (s *Service) publishOnce(ctx context.Context, p publication) (out *publishe
 
 // publishTx runs under read committed: a channel's rows change only together with its head, so if the head under the
 // lock is the one of the first query, all queries between saw that revision.
+//
+// Until it writes it holds no locks, and may take its time over the shards.
 func (s *Service) publishTx(ctx context.Context, tx pgx.Tx, p publication) (*published, error) {
+	if err := pg.WithoutLocks(ctx, tx); err != nil {
+		return nil, err
+	}
 	ch, err := channelByID(ctx, tx, p.channel)
 	if err != nil {
 		return nil, err
@@ -173,6 +178,9 @@ func (s *Service) publishTx(ctx context.Context, tx pgx.Tx, p publication) (*pub
 	}
 	build, err := s.buildShards(ctx, st, out.summary)
 	if err != nil {
+		return nil, err
+	}
+	if err := pg.TakingLocks(ctx, tx); err != nil {
 		return nil, err
 	}
 	out.moved = len(build.subdirs) > 0
