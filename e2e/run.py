@@ -363,18 +363,18 @@ def _(w: World) -> None:
     assert part.read_bytes() == file.read_bytes()
 
 
+@case("quetz-client: users, roles, channels, members, packages, mirrors")
+def _(w: World) -> None:
+    chosen = [p for n, p in sorted(w.files.items()) if n.endswith(".conda")][:3]
+    quetz_checks.check(w.url, w.key, chosen)
+
+
 @case("the server ends cleanly and leaves no process behind")
 def _(w: World) -> None:
     children = w.server.children()
     status = w.server.stop()
     assert status == 0, f"exit status {status}:\n{w.server.log()}"
     harness.wait(f"children {children} to end", lambda: not any(Path(f"/proc/{p}").exists() for p in children), seconds=10)
-
-
-@case("quetz-client: users, roles, channels, members, packages, mirrors")
-def _(w: World) -> None:
-    chosen = [p for n, p in sorted(w.files.items()) if n.endswith(".conda")][:3]
-    quetz_checks.check(w.url, w.key, chosen)
 
 
 def main(words: list[str]) -> int:
