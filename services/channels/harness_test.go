@@ -31,7 +31,12 @@ import (
 	"github.com/entrepot-dev/entrepot/services/channels"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// nats-server leaves these behind when it shuts down.
+		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
+		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"))
+}
 
 // bundle is the service behind a real gRPC server, on a real database, with blobs in memory.
 type bundle struct {

@@ -24,7 +24,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(int) { platformtest.CloseIdle() }))
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(int) { platformtest.CloseIdle() }),
+		// nats-server leaves these behind when it shuts down.
+		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
+		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"))
 }
 
 // brisk makes things happen in moments that take minutes otherwise.
