@@ -10,32 +10,14 @@ import (
 
 	"github.com/entrepot-dev/entrepot/pkg/blob"
 	"github.com/entrepot-dev/entrepot/pkg/conda/archive"
+	"github.com/entrepot-dev/entrepot/pkg/conda/index"
 	"github.com/entrepot-dev/entrepot/pkg/conda/repodata"
 	"github.com/entrepot-dev/entrepot/pkg/pg"
 )
 
-// maxFactPaths bounds the list of files that an upload is asked about its scripts and prefixes, in bytes: real ones stay
-// below, and an upload waits for the answer.
-const maxFactPaths = 4 << 20
-
 // factsOf returns what channeldata.json says about a package, as JSON; nil if that is nothing.
 func (s *Service) factsOf(info *archive.Info) []byte {
-	var f repodata.PackageFacts
-	if a := info.About; a != nil {
-		for to, from := range map[*string]archive.Text{
-			&f.Summary: a.Summary, &f.Description: a.Description, &f.Home: a.Home, &f.DocURL: a.DocURL, &f.DevURL: a.DevURL,
-			&f.SourceURL: a.SourceURL, &f.License: a.License,
-		} {
-			*to = boundedText(string(from))
-		}
-	}
-	if len(info.PathsJSON)+len(info.Files)+len(info.HasPrefix) <= maxFactPaths {
-		if paths, err := info.Paths(s.cfg.Archive); err == nil { // a broken list is the installer's concern
-			for _, p := range paths {
-				pathFacts(&f, info.Dist.Name, p)
-			}
-		}
-	}
+	f := index.Facts(info, s.cfg.Archive)
 	if f == (repodata.PackageFacts{}) {
 		return nil
 	}
@@ -44,30 +26,6 @@ func (s *Service) factsOf(info *archive.Info) []byte {
 		return nil // cannot happen: strings and booleans
 	}
 	return out
-}
-
-func pathFacts(f *repodata.PackageFacts, name string, p archive.PathEntry) {
-	f.ActivateD = f.ActivateD || strings.HasPrefix(p.Path, "etc/conda/activate.d/")
-	f.DeactivateD = f.DeactivateD || strings.HasPrefix(p.Path, "etc/conda/deactivate.d/")
-	if p.Placeholder != "" {
-		binary := p.Mode == archive.ModeBinary
-		f.BinaryPrefix, f.TextPrefix = f.BinaryPrefix || binary, f.TextPrefix || !binary
-	}
-	script, ok := strings.CutPrefix(p.Path, "bin/."+name+"-")
-	if !ok {
-		script, ok = strings.CutPrefix(p.Path, "Scripts/."+name+"-")
-	}
-	if !ok {
-		return
-	}
-	switch script {
-	case "pre-link.sh", "pre-link.bat":
-		f.PreLink = true
-	case "post-link.sh", "post-link.bat":
-		f.PostLink = true
-	case "pre-unlink.sh", "pre-unlink.bat":
-		f.PreUnlink = true
-	}
 }
 
 // boundedText makes a stranger's text fit for lists.

@@ -11,7 +11,7 @@ import (
 const maxFactPaths = 4 << 20
 
 // maxText bounds a text for people, in bytes.
-const maxText = 8 << 10
+const maxText = 16 << 10
 
 // Facts returns what channeldata.json says about a package. info was read with archive.KeepPaths.
 func Facts(info *archive.Info, lim archive.Limits) repodata.PackageFacts {

@@ -131,7 +131,7 @@ func block(dst []byte, s string, depth int) []byte {
 func printable(s string) bool {
 	for _, r := range s {
 		switch {
-		case r == '\uFEFF', r == '\uFFFD' && !strings.Contains(s, "\uFFFD"), r < 0x20, r >= 0x7f && r < 0xa0, r == '\u2028', r == '\u2029':
+		case r == '\uFEFF', r < 0x20, r >= 0x7f && r < 0xa0, r == '\u2028', r == '\u2029':
 			return false
 		}
 	}
