@@ -23,12 +23,7 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/pg/pgtest"
 )
 
-// The NATS server does not wait for its clock of access times, which ends by itself a moment after the last store.
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
-		// nats-server leaves it behind when a stream is made while it shuts down.
-		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"))
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, bustest.Leftovers()...) }
 
 const (
 	kind    = "test.work"

@@ -32,10 +32,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
-		// nats-server leaves these behind when it shuts down.
-		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
-		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"))
+	goleak.VerifyTestMain(m, bustest.Leftovers()...)
 }
 
 // bundle is the service behind a real gRPC server, on a real database, with blobs in memory.

@@ -4,6 +4,8 @@ package bustest
 import (
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/entrepot-dev/entrepot/pkg/bus"
 )
 
@@ -37,4 +39,14 @@ func Connect(t testing.TB, s *bus.Server) *bus.Bus {
 	}
 	t.Cleanup(b.Close)
 	return b
+}
+
+// Leftovers are the goroutines that nats-server does not wait for when it shuts down, for tests that look for leaks: its
+// clock of access times, which ends by itself a moment after the last store, and the flusher of a stream that was made
+// while the server shut down.
+func Leftovers() []goleak.Option {
+	return []goleak.Option{
+		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
+		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"),
+	}
 }

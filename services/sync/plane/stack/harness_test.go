@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/entrepot-dev/entrepot/pkg/conda/repodata"
 	"github.com/entrepot-dev/entrepot/pkg/fetch/fetchtest"
 	"github.com/entrepot-dev/entrepot/services/cmd/entrepot/platform"
@@ -23,12 +21,7 @@ import (
 	"github.com/entrepot-dev/entrepot/services/sync/synctest"
 )
 
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(int) { platformtest.CloseIdle() }),
-		// nats-server leaves these behind when it shuts down.
-		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
-		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"))
-}
+func TestMain(m *testing.M) { platformtest.Main(m) }
 
 // brisk makes things happen in moments that take minutes otherwise.
 func brisk(c *platform.Config) {

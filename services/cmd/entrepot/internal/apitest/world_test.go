@@ -14,31 +14,13 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
-	"go.uber.org/goleak"
 
 	"github.com/entrepot-dev/entrepot/pkg/authn"
 	"github.com/entrepot-dev/entrepot/services/cmd/entrepot/platform/platformtest"
 	"github.com/entrepot-dev/entrepot/services/internal/sample"
 )
 
-// natsLeftovers are goroutines of the NATS server that it does not wait for: a stream that is made while the server
-// shuts down keeps its flusher.
-var natsLeftovers = []goleak.Option{
-	goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"),
-	goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
-}
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	platformtest.CloseIdle() // or the client's idle connections would look like leaks
-	if code == 0 {
-		if err := goleak.Find(natsLeftovers...); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { platformtest.Main(m) }
 
 // Who is who toward a channel that bob made. The names are those of the columns in quetz_rights_test.go.
 const (

@@ -24,28 +24,12 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/klauspost/compress/zstd"
-	"go.uber.org/goleak"
 
 	"github.com/entrepot-dev/entrepot/services/cmd/entrepot/platform"
 	"github.com/entrepot-dev/entrepot/services/cmd/entrepot/platform/platformtest"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	platformtest.CloseIdle() // or the client's idle connections would look like leaks
-	if code == 0 {
-		// A stream that is made while the NATS server shuts down keeps its flusher.
-		err := goleak.Find(
-			goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"),
-			goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
-		)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { platformtest.Main(m) }
 
 // quick makes the platform give upstreams up in seconds.
 func quick(c *platform.Config) {

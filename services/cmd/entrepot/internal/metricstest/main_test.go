@@ -12,26 +12,13 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"go.uber.org/goleak"
 
 	"github.com/entrepot-dev/entrepot/pkg/conda/dist"
 	"github.com/entrepot-dev/entrepot/services/cmd/entrepot/platform/platformtest"
 	"github.com/entrepot-dev/entrepot/services/internal/sample"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	platformtest.CloseIdle() // or the client's idle connections would look like leaks
-	if code == 0 {
-		// The NATS server does not wait for these.
-		if err := goleak.Find(goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"),
-			goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1")); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { platformtest.Main(m) }
 
 // file is a package in a channel.
 type file struct {

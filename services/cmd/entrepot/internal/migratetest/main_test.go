@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,26 +12,13 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
-	"go.uber.org/goleak"
 
 	"github.com/entrepot-dev/entrepot/services/cmd/entrepot/client"
 	"github.com/entrepot-dev/entrepot/services/cmd/entrepot/platform/platformtest"
 	"github.com/entrepot-dev/entrepot/services/internal/sample"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	platformtest.CloseIdle() // or the client's idle connections would look like leaks
-	if code == 0 {
-		// The NATS server does not wait for these.
-		if err := goleak.Find(goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"),
-			goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1")); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { platformtest.Main(m) }
 
 // outcome is what a command left behind.
 type outcome struct {

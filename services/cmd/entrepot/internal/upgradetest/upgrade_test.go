@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,7 +17,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"go.uber.org/goleak"
 
 	"github.com/entrepot-dev/entrepot/pkg/config"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
@@ -28,17 +26,7 @@ import (
 	"github.com/entrepot-dev/entrepot/services/internal/sample"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	platformtest.CloseIdle() // or the client's idle connections would look like leaks
-	if code == 0 {
-		if err := goleak.Find(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { platformtest.Main(m) }
 
 // next is what the following release brings: the schema's migrations and one more.
 func next(t *testing.T, s pg.Schema, version int64, statements string) fstest.MapFS {

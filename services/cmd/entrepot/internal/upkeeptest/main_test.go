@@ -5,7 +5,6 @@ package upkeeptest
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -15,26 +14,13 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/entrepot-dev/entrepot/services/cmd/entrepot/cli"
 	"github.com/entrepot-dev/entrepot/services/cmd/entrepot/platform"
 	"github.com/entrepot-dev/entrepot/services/cmd/entrepot/platform/platformtest"
 	"github.com/entrepot-dev/entrepot/services/internal/sample"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	platformtest.CloseIdle() // or the client's idle connections would look like leaks
-	client.CloseIdleConnections()
-	if code == 0 {
-		if err := goleak.Find(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { platformtest.Main(m, client.CloseIdleConnections) }
 
 // file is a package that may be uploaded.
 type file struct {

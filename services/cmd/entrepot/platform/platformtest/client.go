@@ -57,7 +57,7 @@ func (c *Client) In(t testing.TB) *Client {
 // transport is shared, so that connections are. Encodings stay as they were sent.
 var transport = &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64, IdleConnTimeout: 5 * time.Second}
 
-// CloseIdle closes connections that nobody uses, for tests that look for leaked goroutines.
+// CloseIdle closes connections that nobody uses.
 func CloseIdle() { transport.CloseIdleConnections() }
 
 // Admin is alice, who owns the server.
