@@ -15,19 +15,24 @@ var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 128<<10); return
 
 // Extract writes a package below root, which should be empty: an existing file
 // is never overwritten or followed. Files keep their modification time and
-// permission bits, without write access for group and others.
+// permission bits, without write access for group and others (see ExactModes).
 //
 // On an error the tree is incomplete and unverified, and the caller removes it.
 // Nothing is ever written outside of root, whatever the package holds.
 func Extract(ctx context.Context, r io.ReaderAt, size int64, filename string, root *os.Root, lim Limits, opts ...Option) (*Info, error) {
-	x := extractor{root: root, dirs: map[string]bool{}}
+	x := extractor{root: root, dirs: map[string]bool{}, mask: 0o022, floor: 0o600}
+	if gather(opts).exactMode {
+		x.mask, x.floor = 0, 0o400 // what cannot be read cannot be installed
+	}
 	defer x.leave()
 	return Walk(ctx, r, size, filename, lim, x.write, opts...)
 }
 
 type extractor struct {
-	root *os.Root
-	dirs map[string]bool // known to exist
+	root  *os.Root
+	dirs  map[string]bool // known to exist
+	mask  fs.FileMode     // permission bits that are taken away
+	floor fs.FileMode     // and those that are always given
 
 	// The directory of the last file, kept open: files of one directory come
 	// one after the other, and a path is walked component by component.
@@ -132,7 +137,7 @@ func (x *extractor) file(e *Entry, r io.Reader) (err error) {
 	if _, err := io.CopyBuffer(onlyWriter{f}, r, *buf); err != nil {
 		return err
 	}
-	return f.Chmod(e.Mode&^0o022 | 0o600)
+	return f.Chmod(e.Mode.Perm()&^x.mask | x.floor)
 }
 
 // onlyWriter hides ReadFrom, which would bring its own buffer.

@@ -171,13 +171,23 @@ func (p *pkg) zstdTar(m *member, part section, most int64) error {
 }
 
 func (p *pkg) tarBz2() error {
+	small := smallBuffers.Get().(*bytes.Buffer)
+	defer smallBuffers.Put(small)
+	if decodeSmallBz2(p.src, p.src.size, small) {
+		return p.tarBz2From(bytes.NewReader(small.Bytes()))
+	}
 	in := bufReaders.Get().(*bufio.Reader)
 	in.Reset(io.NewSectionReader(p.src, 0, p.src.size))
 	defer func() {
 		in.Reset(nil)
 		bufReaders.Put(in)
 	}()
-	err := p.scan.tar("", bzip2.NewReader(in), both, p.lim.budget(p.src.size))
+	return p.tarBz2From(bzip2.NewReader(in))
+}
+
+// tarBz2From looks into the tree of a .tar.bz2.
+func (p *pkg) tarBz2From(tree io.Reader) error {
+	err := p.scan.tar("", tree, both, p.lim.budget(p.src.size))
 	if err != nil && err != errStop {
 		return err
 	}

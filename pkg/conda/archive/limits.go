@@ -107,6 +107,7 @@ type options struct {
 	full      bool
 	lenient   bool
 	keepPaths bool
+	exactMode bool
 	subdir    string
 }
 
@@ -129,6 +130,11 @@ func KeepPaths() Option { return func(o *options) { o.keepPaths = true } }
 // Lenient accepts a .conda without metadata.json. Readers in the field do, and
 // hand-made channels hold some; an upload must be complete.
 func Lenient() Option { return func(o *options) { o.lenient = true } }
+
+// ExactModes makes Extract keep the write access of group and others, where the
+// package gives it. An environment must have the modes of the package; a
+// directory that nobody else may enter is the caller's way to keep them out.
+func ExactModes() Option { return func(o *options) { o.exactMode = true } }
 
 // Subdir demands that index.json, if it names a subdir, names this one.
 func Subdir(s string) Option { return func(o *options) { o.subdir = s } }

@@ -156,9 +156,9 @@ func ParseHasPrefix(data []byte) (map[string]PathEntry, error) {
 	for _, l := range lines(data) {
 		words, ok := quotedWords(l)
 		switch {
-		case ok && len(words) == 1:
+		case ok && len(words) == 1 && words[0] != "":
 			out[words[0]] = PathEntry{Placeholder: legacyPlaceholder, Mode: ModeText}
-		case ok && len(words) == 3 && words[0] != "" && (words[1] == string(ModeText) || words[1] == string(ModeBinary)):
+		case ok && len(words) == 3 && words[0] != "" && words[2] != "" && (words[1] == string(ModeText) || words[1] == string(ModeBinary)):
 			out[words[2]] = PathEntry{Placeholder: words[0], Mode: FileMode(words[1])}
 		default:
 			return nil, refuse(hasPrefixFile, "", "the line %s is neither a path nor placeholder, mode and path", quote(l))

@@ -93,7 +93,7 @@ func packages(t testing.TB, dir string, keep ...string) map[string]string {
 	}
 	out := map[string]string{}
 	for _, repo := range res.Repos {
-		for _, p := range repo.Packages {
+		for _, p := range repo.All() {
 			out[repo.Subdir+"/"+p.FileName] = fmt.Sprintf("%s %s %s %v %d", p.Name, p.Version, p.SHA256, p.Depends, p.Size)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/entrepot-dev/entrepot/pkg/conda/dist"
 	"github.com/entrepot-dev/entrepot/pkg/conda/internal/yamltree"
 	"github.com/entrepot-dev/entrepot/pkg/conda/matchspec"
 )
@@ -221,7 +222,7 @@ func NewCondaLock(packages map[string][]Package, opts CondaLockOptions) (*CondaL
 	}
 	channels := &yamltree.Node{Kind: yamltree.List}
 	for _, c := range opts.Channels {
-		channels.Items = append(channels.Items, yamltree.NewMap().Add("url", yamltree.Str(c)).Add("used_env_vars", &yamltree.Node{Kind: yamltree.List}))
+		channels.Items = append(channels.Items, yamltree.NewMap().Add("url", yamltree.Str(dist.WithoutSecrets(c))).Add("used_env_vars", &yamltree.Node{Kind: yamltree.List}))
 	}
 	meta := yamltree.NewMap().Add("content_hash", hashes).Add("channels", channels).Add("platforms", yamltree.Strs(platforms)).
 		Add("sources", yamltree.Strs(opts.Sources))
@@ -232,7 +233,7 @@ func NewCondaLock(packages map[string][]Package, opts CondaLockOptions) (*CondaL
 	var rows []row
 	for _, platform := range platforms {
 		for _, p := range packages[platform] {
-			rows = append(rows, row{p, platform})
+			rows = append(rows, row{p.shared(), platform})
 		}
 	}
 	slices.SortFunc(rows, func(a, b row) int {

@@ -8,12 +8,16 @@
 // unknown keys), and writing gives it back: a file that one of the field's tools wrote, read and written again, is the
 // same file byte for byte.
 //
+// A lock is made to be shared, so the URLs in new ones hold no secrets (see dist.WithoutSecrets). Explicit lists are written
+// anew each time, also what was read.
+//
 // Errors are *Error, with line and column.
 package lock
 
 import (
 	"errors"
 
+	"github.com/entrepot-dev/entrepot/pkg/conda/dist"
 	"github.com/entrepot-dev/entrepot/pkg/conda/internal/yamltree"
 	"github.com/entrepot-dev/entrepot/pkg/conda/repodata"
 )
@@ -61,4 +65,10 @@ type Package struct {
 	Purls    []string // package URLs of what it is elsewhere; nil is unknown, empty none
 	Category string   // of conda-lock: "main", "dev", …
 	Optional bool     // of conda-lock
+}
+
+// shared is the package as it may be written down.
+func (p Package) shared() Package {
+	p.Location, p.Channel = dist.WithoutSecrets(p.Location), dist.WithoutSecrets(p.Channel)
+	return p
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/entrepot-dev/entrepot/pkg/conda/dist"
 	"github.com/entrepot-dev/entrepot/pkg/conda/matchspec"
 )
 
@@ -102,7 +103,7 @@ func (e *Explicit) Bytes() []byte {
 	}
 	b.WriteString(explicitMark + "\n")
 	for _, p := range e.Packages {
-		b.WriteString(p.Location)
+		b.WriteString(dist.WithoutSecrets(p.Location))
 		switch {
 		case p.SHA256 != "":
 			b.WriteString("#sha256:" + p.SHA256)

@@ -35,10 +35,9 @@ func imply(location string) implied {
 		return out
 	}
 	out.fileName, out.name, out.version, out.build = file, d.Name, d.Version, d.Build
-	if _, number, ok := cutLast(d.Build, "_"); ok {
-		if n, err := strconv.ParseUint(number, 10, 64); err == nil {
-			out.buildNumber = n
-		}
+	// All digits at the end count, as rattler reads them: also those of a hash.
+	if n, err := strconv.ParseUint(d.Build[len(strings.TrimRight(d.Build, "0123456789")):], 10, 64); err == nil {
+		out.buildNumber = n
 	}
 	if len(segments) < 2 {
 		return out

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/entrepot-dev/entrepot/pkg/conda/dist"
 	"github.com/entrepot-dev/entrepot/pkg/conda/internal/yamltree"
 	"github.com/entrepot-dev/entrepot/pkg/conda/repodata"
 )
@@ -291,6 +292,8 @@ func pixiField(p *Package, key string, v *yamltree.Node) (err error) {
 		*numbers[key] = uint64(max(n, 0))
 	case key == "timestamp":
 		p.Timestamp, err = v.Int64(key)
+	case key == "indexed_timestamp":
+		p.IndexedTimestamp, err = v.Int64(key)
 	case key == "noarch":
 		var word string
 		if word, err = v.Scalar(key); err == nil {
@@ -383,12 +386,16 @@ func NewPixi(version int, environments map[string]PixiEnvironment) (*Pixi, error
 func newPixiEnvironment(env PixiEnvironment, entries map[string]*yamltree.Node) (*yamltree.Node, error) {
 	channels := &yamltree.Node{Kind: yamltree.List}
 	for _, u := range env.Channels {
-		channels.Items = append(channels.Items, yamltree.NewMap().Add("url", yamltree.Str(strings.TrimRight(u, "/")+"/")))
+		channels.Items = append(channels.Items, yamltree.NewMap().Add("url", yamltree.Str(strings.TrimRight(dist.WithoutSecrets(u), "/")+"/")))
 	}
 	platforms := yamltree.NewMap()
 	for _, platform := range slices.Sorted(maps.Keys(env.Packages)) {
 		list := &yamltree.Node{Kind: yamltree.List}
-		sorted := slices.SortedFunc(slices.Values(env.Packages[platform]), func(a, b Package) int { return strings.Compare(a.Location, b.Location) })
+		var sorted []Package
+		for _, p := range env.Packages[platform] {
+			sorted = append(sorted, p.shared())
+		}
+		slices.SortStableFunc(sorted, func(a, b Package) int { return strings.Compare(a.Location, b.Location) })
 		for _, p := range sorted {
 			if p.Manager != Conda && p.Manager != "" {
 				return nil, &Error{Msg: fmt.Sprintf("%s is no conda package; only those can be locked", p.Location)}
@@ -459,6 +466,9 @@ func pixiEntry(p *Package) *yamltree.Node {
 	number("legacy_bz2_size", p.LegacyBz2Size, 0)
 	if p.Timestamp != 0 {
 		n.Add("timestamp", yamltree.Int(p.Timestamp))
+	}
+	if p.IndexedTimestamp != 0 {
+		n.Add("indexed_timestamp", yamltree.Int(p.IndexedTimestamp))
 	}
 	text("python_site_packages_path", p.PythonSitePackagesPath, "")
 	return n

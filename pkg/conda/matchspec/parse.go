@@ -3,6 +3,7 @@ package matchspec
 import (
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/entrepot-dev/entrepot/pkg/conda/dist"
 	"github.com/entrepot-dev/entrepot/pkg/conda/version"
@@ -24,6 +25,9 @@ const maxLength = 16 << 10
 // Parse reads a match spec in any of its forms. The error is a *[ParseError].
 func Parse(s string, opts Options) (Spec, error) {
 	p := parser{text: s, opts: opts}
+	if i := strings.IndexFunc(s, func(r rune) bool { return r == utf8.RuneError }); i >= 0 && !utf8.ValidString(s) {
+		return Spec{}, p.fail(i, "it is not UTF-8")
+	}
 	spec, err := p.spec()
 	if err != nil {
 		return Spec{}, err
@@ -283,8 +287,12 @@ func (p *parser) name(spec *Spec, s part) error {
 			}
 		}
 	}
+	lower := lowerASCII(s.s)
+	if _, _, ok := dist.SplitExtension(lower); ok {
+		return p.fail(s.at, "%q is the name of a file and not of a package", s.s)
+	}
 	var err error
-	if spec.Name, err = ParsePattern(lowerASCII(s.s)); err != nil {
+	if spec.Name, err = ParsePattern(lower); err != nil {
 		return p.fail(s.at, "name: %v", err)
 	}
 	return nil

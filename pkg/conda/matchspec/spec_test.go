@@ -283,8 +283,13 @@ func FuzzParse(f *testing.F) {
 				continue
 			}
 			s.Match(&Candidate{Name: "numpy", Version: version.MustParse("1"), Build: "x"})
-			if printed := s.Canonical(); printed == "" {
+			printed := s.Canonical()
+			if printed == "" {
 				t.Fatal("an empty canonical form")
+			}
+			again, err := Parse(printed, Options{})
+			if err != nil || again.Canonical() != printed {
+				t.Fatalf("%q is printed as %q, which is read as %q (%v)", in, printed, again.Canonical(), err)
 			}
 		}
 	})
