@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -25,10 +24,14 @@ type Channel struct {
 type Options struct {
 	// Subdirs to read of each channel, the platform's before noarch: candidates that are alike are tried in this order.
 	Subdirs []string
-	// Names to begin with; what their packages depend on is read too. nil reads everything.
+	// Names to begin with; what their packages depend on is read too. nil reads everything. Of a channel without shards
+	// everything is read in any case, as one file.
 	Names []string
 	// Direct reads Names only, not what their packages depend on: for a search.
 	Direct bool
+
+	// Relations says how channels that name others (CEP 42) are followed; nil follows none.
+	Relations *Relations
 
 	Cache   *Cache // nil keeps nothing
 	Offline bool   // take what the cache has, however old, and ask nobody
@@ -46,8 +49,10 @@ type Options struct {
 type Result struct {
 	// Repos are in order of priority, ready for solve.NewIndex.
 	Repos []solve.Repo
-	// Complete is false if only some names were read.
+	// Complete is false if there are names that were not read.
 	Complete bool
+	// Channels are those that were read, in order of priority: the given ones, and those that they are related to.
+	Channels []Resolved
 	// Bytes came from sources; what the cache had does not count.
 	Bytes int64
 }
@@ -56,12 +61,11 @@ type Result struct {
 func Load(ctx context.Context, channels []Channel, opts Options) (*Result, error) {
 	opts = opts.withDefaults()
 	l := &loader{opts: opts}
-	subdirs, err := l.open(ctx, channels)
+	resolved, subdirs, err := l.resolve(ctx, channels)
 	if err != nil {
 		return nil, err
 	}
-	complete := opts.Names == nil
-	if complete {
+	if opts.Names == nil {
 		err = l.everything(ctx, subdirs)
 	} else {
 		err = l.closure(ctx, subdirs, opts.Names)
@@ -69,12 +73,13 @@ func Load(ctx context.Context, channels []Channel, opts Options) (*Result, error
 	if err != nil {
 		return nil, err
 	}
-	res := &Result{Complete: complete, Bytes: l.bytes}
+	res := &Result{Complete: true, Bytes: l.bytes, Channels: resolved}
 	for _, s := range subdirs {
-		repo := solve.Repo{Channel: s.channel.URL, Subdir: s.subdir}
-		for _, name := range slices.Sorted(maps.Keys(s.have)) {
-			repo.Packages = append(repo.Packages, s.have[name]...)
+		repo, err := s.repo()
+		if err != nil {
+			return nil, fmt.Errorf("%s/%s: %w", s.channel.URL, s.subdir, err)
 		}
+		res.Complete = res.Complete && !repo.Partial
 		res.Repos = append(res.Repos, repo)
 	}
 	return res, nil
@@ -116,28 +121,27 @@ func (l *loader) warn(err error) {
 	l.opts.Problem(err)
 }
 
-// open finds the index of each subdir of each channel.
-func (l *loader) open(ctx context.Context, channels []Channel) ([]*subdir, error) {
-	var list []*subdir
+// open finds the indexes of channels: of each channel its subdirs.
+func (l *loader) open(ctx context.Context, channels []*Channel) ([][]*subdir, error) {
+	lists := make([][]*subdir, len(channels))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(l.opts.Parallel)
-	for i := range channels {
+	for i, ch := range channels {
 		for _, name := range l.opts.Subdirs {
-			s := &subdir{loader: l, channel: &channels[i], subdir: name, have: map[string][]*solve.Package{}}
-			list = append(list, s)
+			s := &subdir{loader: l, channel: ch, subdir: name, have: map[string]bool{}}
+			lists[i] = append(lists[i], s)
 			g.Go(func() error { return s.open(ctx) })
 		}
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	for i := range channels {
-		found := slices.ContainsFunc(list, func(s *subdir) bool { return s.channel == &channels[i] && s.index != nil })
-		if !found {
+	for i, list := range lists {
+		if !slices.ContainsFunc(list, func(s *subdir) bool { return s.found }) {
 			return nil, fmt.Errorf("%s is no channel: it has no index for %s", channels[i].URL, strings.Join(l.opts.Subdirs, " or "))
 		}
 	}
-	return list, nil
+	return lists, nil
 }
 
 // everything reads all names of all subdirs.
@@ -145,10 +149,10 @@ func (l *loader) everything(ctx context.Context, subdirs []*subdir) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(l.opts.Parallel)
 	for _, s := range subdirs {
-		if s.index == nil {
+		if s.names == nil {
 			continue
 		}
-		for name := range s.index.names {
+		for name := range s.names.Shards {
 			g.Go(func() error { return s.read(ctx, name) })
 		}
 	}
@@ -157,6 +161,9 @@ func (l *loader) everything(ctx context.Context, subdirs []*subdir) error {
 
 // closure reads names and all that their packages lead to, in waves: one wave's files are asked for together.
 func (l *loader) closure(ctx context.Context, subdirs []*subdir, names []string) error {
+	if !slices.ContainsFunc(subdirs, func(s *subdir) bool { return s.names != nil }) {
+		return nil // everything is there
+	}
 	seen := map[string]bool{}
 	wave := make([]string, 0, len(names))
 	add := func(name string) {
@@ -168,15 +175,13 @@ func (l *loader) closure(ctx context.Context, subdirs []*subdir, names []string)
 	for _, name := range names {
 		add(name)
 	}
+	specs := map[string]bool{}
 	for len(wave) > 0 {
 		now := wave
 		wave = nil
 		g, gctx := errgroup.WithContext(ctx)
 		g.SetLimit(l.opts.Parallel)
 		for _, s := range subdirs {
-			if s.index == nil {
-				continue
-			}
 			for _, name := range now {
 				g.Go(func() error { return s.read(gctx, name) })
 			}
@@ -184,23 +189,15 @@ func (l *loader) closure(ctx context.Context, subdirs []*subdir, names []string)
 		if err := g.Wait(); err != nil || l.opts.Direct {
 			return err
 		}
-		specs := map[string]bool{}
 		for _, s := range subdirs {
 			for _, name := range now {
-				for _, p := range s.have[name] {
-					for _, spec := range p.Depends {
-						specs[spec] = true
+				s.leads(name, func(spec string) {
+					if !specs[spec] {
+						specs[strings.Clone(spec)] = true
+						namesOf(strings.Clone(spec), add)
 					}
-					for _, group := range p.ExtraDepends {
-						for _, spec := range group {
-							specs[spec] = true
-						}
-					}
-				}
+				})
 			}
-		}
-		for spec := range specs {
-			namesOf(spec, add)
 		}
 	}
 	return nil

@@ -157,7 +157,7 @@ func load(t testing.TB, s gateway.Source, opts gateway.Options) ([]string, error
 	}
 	var list []string
 	for _, repo := range res.Repos {
-		for _, p := range repo.Packages {
+		for _, p := range repo.All() {
 			list = append(list, p.Location())
 		}
 	}
@@ -173,6 +173,12 @@ func TestLoadReadsWhatTheNamesLeadTo(t *testing.T) {
 		got, err := load(t, s, gateway.Options{Names: []string{"app"}})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if name == "one document" { // which is read whole
+			if len(got) != len(universe) {
+				t.Errorf("%s: %v", name, got)
+			}
 			continue
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
@@ -255,29 +261,108 @@ func TestAFreshCopyIsNotAskedFor(t *testing.T) {
 	}
 }
 
-func TestARottenCacheEntryCountsAsNone(t *testing.T) {
-	s, dir := whole(t), t.TempDir()
-	opts := gateway.Options{Cache: gateway.NewCache(dir)}
-	want, err := load(t, s, opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+// damage changes every file of a cache.
+func damage(t *testing.T, dir string, change func(path string, data []byte) []byte) (n int) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
 		data, err := os.ReadFile(path)
-		if err == nil && len(data) > 0 {
-			data[len(data)-1] ^= 1
-			err = os.WriteFile(path, data, 0o600)
+		if err != nil {
+			return err
+		}
+		if changed := change(path, data); changed != nil {
+			n++
+			err = os.WriteFile(path, changed, 0o600)
 		}
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := load(t, s, opts); err != nil || !slices.Equal(got, want) {
+	return n
+}
+
+func TestARottenCacheEntryCountsAsNone(t *testing.T) {
+	for kind, make := range map[string]func(testing.TB) *fakeServer{"one document": whole, "shards": sharded} {
+		s, dir := make(t), t.TempDir()
+		opts := gateway.Options{Names: []string{"app"}, Cache: gateway.NewCache(dir)}
+		want, err := load(t, s, opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, change := range map[string]func(path string, data []byte) []byte{
+			"last byte":  func(_ string, data []byte) []byte { data[len(data)-1] ^= 1; return data },
+			"first byte": func(_ string, data []byte) []byte { data[0] ^= 1; return data },
+			"cut":        func(_ string, data []byte) []byte { return data[:len(data)/2] },
+			"emptied":    func(string, []byte) []byte { return []byte{} },
+			"snapshots": func(path string, data []byte) []byte {
+				if filepath.Ext(path) != ".arena" {
+					return nil
+				}
+				data[len(data)/2] ^= 1
+				return data
+			},
+			"all but snapshots": func(path string, data []byte) []byte {
+				if filepath.Ext(path) == ".arena" {
+					return nil
+				}
+				data[0] ^= 1
+				return data
+			},
+		} {
+			n := damage(t, dir, change)
+			if n == 0 && (kind == "one document" || name != "snapshots") {
+				t.Errorf("%s: nothing to damage", name)
+			}
+			if got, err := load(t, s, opts); err != nil || !slices.Equal(got, want) {
+				t.Errorf("%s, %s: %v, %v", kind, name, got, err)
+			}
+		}
+	}
+}
+
+func TestASecondReadComesFromTheSnapshot(t *testing.T) {
+	s, dir := whole(t), t.TempDir()
+	opts := gateway.Options{Cache: gateway.NewCache(dir)}
+	want, err := load(t, s, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Bytes that nobody reads any more: only their digest, which stands at the end, says which snapshot is theirs.
+	if n := damage(t, dir, func(path string, data []byte) []byte {
+		if filepath.Ext(path) != "" {
+			return nil
+		}
+		data[0] ^= 1
+		return data
+	}); n == 0 {
+		t.Fatal("nothing was kept")
+	}
+	s.reset()
+	got, err := load(t, s, opts)
+	if err != nil || !slices.Equal(got, want) || len(s.sent) != 0 {
+		t.Errorf("%v, %v, sent %v", got, err, s.sent)
+	}
+	// Another document has another snapshot.
+	delete(universe, "other-1-0.conda")
+	defer func() { universe["other-1-0.conda"] = record("other", "1", "base") }()
+	s.files["linux-64/repodata.json.zst"] = compress(t, document(t, "https://elsewhere.example/"))
+	if got, err = load(t, s, opts); err != nil || len(got) != len(want)-1 {
 		t.Errorf("%v, %v", got, err)
+	}
+}
+
+func TestAnUnwritableCacheIsOnlySlower(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	warned := 0
+	got, err := load(t, whole(t), gateway.Options{Cache: gateway.NewCache(filepath.Join(file, "cache")), Problem: func(error) { warned++ }})
+	if err != nil || len(got) != len(universe) || warned == 0 {
+		t.Errorf("%v, %v, %d warnings", got, err, warned)
 	}
 }
 
@@ -322,8 +407,18 @@ func TestBaseURLsMovePackages(t *testing.T) {
 		s := whole(t)
 		s.files["linux-64/repodata.json.zst"] = compress(t, document(t, base))
 		got, err := load(t, s, gateway.Options{Names: []string{"base"}})
-		if err != nil || len(got) != 1 || got[0] != want {
+		if err != nil || !slices.Contains(got, want) {
 			t.Errorf("base_url %q gives %v, %v; want %s", base, got, err, want)
+		}
+	}
+}
+
+func TestAChannelElsewhereHasNoPackagesOnThisMachine(t *testing.T) {
+	for _, base := range []string{"file:///etc/", "FILE:///etc", "file://localhost/etc/"} {
+		s := whole(t)
+		s.files["linux-64/repodata.json.zst"] = compress(t, document(t, base))
+		if got, err := load(t, s, gateway.Options{Names: []string{"base"}}); err == nil || !strings.Contains(err.Error(), "base_url") {
+			t.Errorf("base_url %q gives %v, %v", base, got, err)
 		}
 	}
 }
@@ -358,5 +453,38 @@ func TestADirectoryIsAChannelAndNothingOutsideOfIt(t *testing.T) {
 	got, err := load(t, src, gateway.Options{Subdirs: []string{"linux-64"}})
 	if err != nil || len(got) != len(universe) {
 		t.Errorf("%v, %v", got, err)
+	}
+}
+
+// endless is a channel whose index never ends; it cancels what reads it after a while.
+type endless struct {
+	cancel func()
+	reads  int
+}
+
+func (e *endless) Open(_ context.Context, path string, _ gateway.Validators) (*gateway.File, error) {
+	if path != "linux-64/repodata.json" {
+		return nil, fs.ErrNotExist
+	}
+	return &gateway.File{Body: io.NopCloser(e)}, nil
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	if e.reads++; e.reads == 20 {
+		e.cancel()
+	}
+	text := `{"packages":{`
+	if e.reads > 1 {
+		text = fmt.Sprintf(`"a-%d-0.tar.bz2":%s,`, e.reads, record("a", fmt.Sprint(e.reads)))
+	}
+	return copy(p, text), nil
+}
+
+func TestReadingEndsWithItsContext(t *testing.T) {
+	cause := errors.New("the user went away")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	_, err := gateway.Load(ctx, []gateway.Channel{{URL: channelURL, Source: &endless{cancel: func() { cancel(cause) }}}}, gateway.Options{Subdirs: []string{"linux-64"}})
+	if !errors.Is(err, cause) {
+		t.Errorf("got %v", err)
 	}
 }

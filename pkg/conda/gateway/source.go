@@ -23,6 +23,7 @@ type File struct {
 	NotModified bool          // the known version is the newest
 	Validators  Validators    // of the file as it is now
 	Fresh       time.Duration // for how long it need not be asked for again
+	Size        int64         // of Body in bytes, to make room for; 0 if not known
 }
 
 // Source opens a channel's files. It is used from many goroutines.
@@ -60,7 +61,7 @@ func (d dir) Open(_ context.Context, path string, _ Validators) (*File, error) {
 		f.Close()
 		return nil, err
 	}
-	return &File{Body: f}, nil
+	return &File{Body: f, Size: info.Size()}, nil
 }
 
 // local reports whether a source is a directory, whose files are not worth a copy.

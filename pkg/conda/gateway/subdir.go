@@ -1,15 +1,17 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path"
 	"strings"
 	"sync"
 
+	"github.com/entrepot-dev/entrepot/pkg/conda/arena"
 	"github.com/entrepot-dev/entrepot/pkg/conda/repodata"
 	"github.com/entrepot-dev/entrepot/pkg/conda/solve"
 )
@@ -19,76 +21,90 @@ type subdir struct {
 	loader  *loader
 	channel *Channel
 	subdir  string
-	index   *index // nil if the channel lacks the subdir
+	// found says that the channel has the subdir. Then either all is the whole of it, or names is its shard index, and parts
+	// what was read of it.
+	found bool
+	all   *arena.Arena
+	names *shardIndex
 
-	mu   sync.Mutex
-	have map[string][]*solve.Package // by name, in the order of the index
+	mu    sync.Mutex
+	parts *arena.Builder
+	have  map[string]bool
 }
 
-// index is what a subdir offers, by name.
-type index struct {
-	names   func(yield func(string) bool)
-	records func(ctx context.Context, name string, yield func(repodata.Entry) error) error
-	// base is put before file names: an absolute URL.
-	base string
-}
-
-// open takes the first index that the channel has.
+// open takes the first index that the channel has. Shards come first where only some names matter: for all of them one file
+// costs less than thousands.
 func (s *subdir) open(ctx context.Context) error {
-	for _, try := range []func(context.Context) (*index, error){
-		s.shards, s.whole("repodata.json.zst"), s.whole("repodata.json.bz2"), s.whole("repodata.json"),
-	} {
-		ix, err := try(ctx)
+	tries := []func(context.Context) error{s.shards, s.whole("repodata.json.zst"), s.whole("repodata.json.bz2"), s.whole("repodata.json")}
+	if s.loader.opts.Names == nil {
+		tries[0], tries[1] = tries[1], tries[0]
+	}
+	for _, try := range tries {
+		err := try(ctx)
 		if missing(err) {
 			continue
 		}
 		if err != nil {
 			return fmt.Errorf("%s/%s: %w", s.channel.URL, s.subdir, err)
 		}
-		s.index = ix
+		s.found = true
 		return nil
 	}
 	return nil
 }
 
-// read brings the packages of a name.
-func (s *subdir) read(ctx context.Context, name string) error {
-	var list []*solve.Package
-	seen := map[string]bool{}
-	err := s.index.records(ctx, name, func(e repodata.Entry) error {
-		rec, err := repodata.ParseRecord(e.Raw)
-		if err != nil {
-			s.loader.warn(err)
-			return nil
-		}
-		p := &solve.Package{Record: rec, Channel: s.channel.URL, FileName: e.Bucket.Filename(e.Key)}
-		switch {
-		case seen[p.FileName]:
-			s.loader.warn(fmt.Errorf("%s/%s is listed twice", s.subdir, p.FileName))
-			return nil
-		case rec.Name != name:
-			s.loader.warn(fmt.Errorf("%s/%s says that it is %s", s.subdir, p.FileName, rec.Name))
-			return nil
-		}
-		seen[p.FileName] = true
-		if p.Subdir == "" {
-			p.Subdir = s.subdir
-		}
-		if p.Record.URL == "" && s.index.base != "" {
-			p.Record.URL = s.index.base + p.FileName
-		} else if p.Record.URL != "" {
-			p.Record.URL = resolve(s.base(), p.Record.URL)
-		}
-		list = append(list, p)
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("%s/%s: %s: %w", s.channel.URL, s.subdir, name, err)
+// relations are those that the subdir's index declares (CEP 42), as JSON.
+func (s *subdir) relations() []byte {
+	switch {
+	case s.all != nil:
+		return s.all.Info.ChannelRelations
+	case s.names != nil:
+		return s.names.ChannelRelations
+	}
+	return nil
+}
+
+// repo is what was read, as the solver takes it.
+func (s *subdir) repo() (solve.Repo, error) {
+	r := solve.Repo{
+		Channel: s.channel.URL, Subdir: s.subdir, Arena: s.all,
+		Resolve: func(ref string) string { return resolve(s.base(), ref) },
+	}
+	if s.all != nil {
+		var err error
+		r.Base, err = s.baseOf(s.all.Info.BaseURL)
+		return r, err
+	}
+	var err error
+	if r.Arena, err = s.builder().Finish(); err != nil || s.names == nil {
+		return r, err
+	}
+	if r.Base, err = s.baseOf(s.names.BaseURL); err != nil {
+		return r, err
+	}
+	r.Partial = len(s.have) < len(s.names.Shards)
+	r.Listed = maps.Keys(s.names.Shards)
+	return r, nil
+}
+
+func (s *subdir) builder() *arena.Builder {
+	if s.parts == nil {
+		s.parts = arena.NewBuilder(arena.Options{Subdir: s.subdir, Problem: s.loader.warn})
+	}
+	return s.parts
+}
+
+// leads calls yield for each spec that the packages of a name depend on.
+func (s *subdir) leads(name string, yield func(string)) {
+	if s.all != nil {
+		s.all.Specs(name, yield)
+		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.have[name] = list
-	return nil
+	if s.parts != nil {
+		s.parts.Specs(name, yield)
+	}
 }
 
 // base is where the subdir's own files are.
@@ -125,51 +141,137 @@ func joined(base, ref string) string {
 }
 
 // baseOf is what is put before file names; empty if they lie beside the index, so that packages need no URL of their own.
-func (s *subdir) baseOf(baseURL string) string {
+// Only a channel on this machine has packages on this machine: a stranger's index must not name its files.
+func (s *subdir) baseOf(baseURL string) (string, error) {
 	base := resolve(s.base(), baseURL)
 	if !strings.HasSuffix(base, "/") {
 		base += "/"
 	}
 	if base == s.base() {
-		return ""
+		return "", nil
 	}
-	return base
+	if onMachine(base) && !onMachine(s.channel.URL) {
+		return "", fmt.Errorf("base_url is %q, and only a channel on this machine can have its packages there", baseURL)
+	}
+	return base, nil
 }
 
-// whole reads a file that has all records.
-func (s *subdir) whole(file string) func(context.Context) (*index, error) {
-	return func(ctx context.Context) (*index, error) {
-		data, err := s.loader.read(ctx, s.channel, s.subdir+"/"+file, s.loader.opts.MaxFile, false)
-		if err != nil {
-			return nil, err
-		}
-		if enc := repodata.EncodingOf(file); enc != repodata.Plain {
-			dec, err := repodata.NewDecoder(bytes.NewReader(data), enc, repodata.DecodeLimits{Size: s.loader.opts.MaxIndex})
+func onMachine(url string) bool {
+	scheme, _, ok := strings.Cut(url, ":")
+	return ok && strings.EqualFold(scheme, "file")
+}
+
+// whole reads a file that has all records: from its snapshot if the file is as it was, else as a stream, of which a snapshot
+// is made.
+func (s *subdir) whole(file string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		for distrusted := false; ; distrusted = true {
+			a, err := s.loader.ask(ctx, s.channel, s.subdir+"/"+file, s.loader.opts.MaxFile, false, distrusted)
 			if err != nil {
-				return nil, err
+				return err
 			}
-			defer dec.Close()
-			buf := bytes.NewBuffer(make([]byte, 0, min(int64(len(data))*8, s.loader.opts.MaxIndex)))
-			if _, err := io.Copy(buf, dec); err != nil {
-				return nil, fmt.Errorf("%s: %w", file, err)
+			err = s.document(ctx, a, file)
+			a.close()
+			if errors.Is(err, errRotten) && !distrusted {
+				continue // the source is asked then
 			}
-			data = buf.Bytes()
-		}
-		sparse, err := repodata.OpenSparse(data)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", file, err)
-		}
-		problem := func(e *repodata.Error) error {
-			s.loader.warn(fmt.Errorf("%s/%s: %w", s.subdir, file, e))
+			if err != nil {
+				return fmt.Errorf("%s: %w", file, err)
+			}
 			return nil
 		}
-		return &index{
-			names: sparse.Names, base: s.baseOf(sparse.Info.BaseURL),
-			records: func(_ context.Context, name string, yield func(repodata.Entry) error) error {
-				return sparse.Records(name, problem, yield)
-			},
-		}, nil
 	}
+}
+
+func (s *subdir) document(ctx context.Context, a *answer, file string) error {
+	body, size := a.body, a.size
+	if a.kept != nil {
+		if s.all = a.cache.snapshot(a.url, a.kept.Sum, s.subdir); s.all != nil {
+			for _, text := range s.all.Problems {
+				s.loader.warn(errors.New(text))
+			}
+			return nil
+		}
+		body, size = a.kept.reader(), a.kept.Size
+	}
+	enc := repodata.EncodingOf(file)
+	if enc != repodata.Plain {
+		size *= 6 // as repodata usually shrinks
+	}
+	in := &failing{ctx: ctx, r: body}
+	var stream *ahead
+	fail := func(err error) error {
+		if stream != nil {
+			stream.Close() // it reads from in
+			stream = nil
+		}
+		return in.or(err)
+	}
+	dec, err := repodata.NewDecoder(in, enc, repodata.DecodeLimits{Size: s.loader.opts.MaxIndex})
+	if err != nil {
+		return fail(err)
+	}
+	defer dec.Close()
+	stream = newAhead(dec)
+	defer func() {
+		if stream != nil {
+			stream.Close()
+		}
+	}()
+	records, err := arena.Read(stream, arena.Options{Subdir: s.subdir, Problem: s.loader.warn, Size: size})
+	if err != nil {
+		return fail(err)
+	}
+	if err := fail(nil); err != nil { // to the end, also of what stands behind the last frame
+		return err
+	}
+	s.all = records
+	sum := ""
+	if a.kept != nil {
+		sum = a.kept.Sum
+	} else if sum, err = a.keep(); err != nil {
+		s.loader.warn(err)
+		return nil
+	}
+	if sum != "" {
+		s.loader.warn(a.cache.putSnapshot(a.url, sum, records))
+	}
+	return nil
+}
+
+// failing remembers how a reader failed: decoders tell it in words of their own. It fails when its context ends, since a file
+// on disk would be read to its end.
+type failing struct {
+	ctx context.Context
+	r   io.Reader
+	err error
+}
+
+// Read implements io.Reader.
+func (f *failing) Read(p []byte) (int, error) {
+	if f.err == nil {
+		f.err = context.Cause(f.ctx)
+	}
+	if f.err != nil {
+		return 0, f.err
+	}
+	n, err := f.r.Read(p)
+	if err != nil && err != io.EOF {
+		f.err = err
+	}
+	return n, err
+}
+
+// or returns what the reader failed with, if anything: then err is but what that led to. It reads to the end, where a damaged
+// copy is found out.
+func (f *failing) or(err error) error {
+	if f.err == nil {
+		_, _ = io.Copy(io.Discard, f)
+	}
+	if f.err != nil {
+		return f.err
+	}
+	return err
 }
 
 const (
@@ -177,48 +279,57 @@ const (
 	maxShard      = 64 << 20
 )
 
+// shardIndex is where the shards of a subdir are.
+type shardIndex struct {
+	*repodata.ShardIndex
+	at string // what is put before a shard's file name
+}
+
 // shards reads the sharded index (CEP 16).
-func (s *subdir) shards(ctx context.Context) (*index, error) {
+func (s *subdir) shards(ctx context.Context) error {
 	const file = "repodata_shards.msgpack.zst"
 	data, err := s.loader.read(ctx, s.channel, s.subdir+"/"+file, maxShardIndex, false)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	problem := func(e *repodata.Error) error { s.loader.warn(fmt.Errorf("%s/%s: %w", s.subdir, file, e)); return nil }
 	ix, err := repodata.ParseIndex(data, repodata.ParseOptions{Problem: problem})
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+		return fmt.Errorf("%s: %w", file, err)
 	}
-	shards := resolve(s.base(), ix.ShardsBaseURL)
-	if !strings.HasSuffix(shards, "/") {
-		shards += "/"
+	at := resolve(s.base(), ix.ShardsBaseURL)
+	if !strings.HasSuffix(at, "/") {
+		at += "/"
 	}
-	return &index{
-		names: func(yield func(string) bool) {
-			for name := range ix.Shards {
-				if !yield(name) {
-					return
-				}
-			}
-		},
-		base: s.baseOf(ix.BaseURL),
-		records: func(ctx context.Context, name string, yield func(repodata.Entry) error) error {
-			digest, ok := ix.Shards[name]
-			if !ok {
-				return nil
-			}
-			shard, err := s.shard(ctx, shards+repodata.ShardPath(digest), digest)
-			if err != nil {
-				return err
-			}
-			for _, r := range shard.Records {
-				if err := yield(repodata.Entry{Bucket: r.Bucket, Key: r.Key, Raw: r.Raw}); err != nil {
-					return err
-				}
-			}
-			return nil
-		},
-	}, nil
+	s.names = &shardIndex{ix, at}
+	return nil
+}
+
+// read brings the packages of a name, unless all of them are there.
+func (s *subdir) read(ctx context.Context, name string) error {
+	if s.names == nil {
+		return nil
+	}
+	digest, ok := s.names.Shards[name]
+	if !ok {
+		return nil
+	}
+	shard, err := s.shard(ctx, s.names.at+repodata.ShardPath(digest), digest)
+	if err != nil {
+		return fmt.Errorf("%s/%s: %s: %w", s.channel.URL, s.subdir, name, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.have[name] = true
+	b := s.builder()
+	for _, r := range shard.Records {
+		if repodata.NameOfKey(r.Bucket, r.Key) != name {
+			s.loader.warn(fmt.Errorf("%s: %s is in the shard of %s", s.subdir, r.Key, name))
+			continue
+		}
+		b.Add(r.Bucket, r.Key, r.Raw)
+	}
+	return nil
 }
 
 // shard reads one shard and checks that it is the one that the index means.

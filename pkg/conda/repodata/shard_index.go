@@ -27,6 +27,9 @@ type ShardIndex struct {
 	Extra             []Member       // other keys of info
 
 	Shards map[string][32]byte // package name → SHA-256 of the compressed shard
+	// Names are the keys of Shards in order, of one who has them so: to sort them is the longer part of the work. Nil: they
+	// are sorted.
+	Names []string
 }
 
 // ShardPath is the file name of a shard behind ShardsBaseURL.
@@ -59,7 +62,17 @@ func BuildIndex(ix ShardIndex) ([]byte, error) {
 	}
 	p.out = appendText(p.out, "shards")
 	p.out = appendMapHeader(p.out, len(ix.Shards))
-	for _, name := range slices.Sorted(maps.Keys(ix.Shards)) {
+	names := ix.Names
+	if names == nil {
+		names = slices.Sorted(maps.Keys(ix.Shards))
+	}
+	if len(names) != len(ix.Shards) {
+		return nil, &Error{Path: "/shards", Msg: "the names are not those of the shards"}
+	}
+	for i, name := range names {
+		if _, ok := ix.Shards[name]; !ok || i > 0 && names[i-1] >= name {
+			return nil, &Error{Path: pointer("shards", name), Msg: "the names are not those of the shards, in order"}
+		}
 		if msg := checkPathComponent(name); msg != "" {
 			return nil, &Error{Path: pointer("shards", name), Msg: msg}
 		}

@@ -138,3 +138,22 @@ func TestShardIndex(t *testing.T) {
 		}
 	})
 }
+
+func TestNamesInOrderSpareTheSorting(t *testing.T) {
+	ix := ShardIndex{Subdir: "noarch", Shards: map[string][32]byte{"b": {2}, "a": {1}, "c": {3}}}
+	want, err := BuildIndex(ix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ix.Names = []string{"a", "b", "c"}
+	got, err := BuildIndex(ix)
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("other bytes with the names in order (%v)", err)
+	}
+	for _, names := range [][]string{{}, {"a", "b"}, {"a", "c", "b"}, {"a", "a", "c"}, {"a", "b", "d"}, {"a", "b", "c", "d"}} {
+		ix.Names = names
+		if _, err := BuildIndex(ix); err == nil {
+			t.Errorf("%v was taken", names)
+		}
+	}
+}

@@ -272,3 +272,31 @@ var quote = []byte{'"'}
 
 // aliased is a string over bytes that nobody changes.
 func aliased(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// CheckRecord says what is wrong with a record and its key, as Read and Sparse.Records would; nil if nothing is. Raw may be
+// any bytes. The error is an *Error.
+func CheckRecord(b Bucket, key string, raw []byte) error {
+	var check checker
+	if path, msg := judgeSparse(&check, b, key, raw); msg != "" {
+		return &Error{Path: b.path(key) + path, Msg: msg}
+	}
+	return nil
+}
+
+// NameOfKey is the package name that the key of a bucket begins with; of what is no file name, all of it.
+func NameOfKey(b Bucket, key string) string { return nameOfKey(b, key) }
+
+// ParseInfo reads the "info" object of a document. Raw may be any bytes; null is no info.
+func ParseInfo(raw []byte) (Info, error) {
+	if !jsontext.Value(raw).IsValid(jsontext.AllowDuplicateNames(true)) {
+		return Info{}, &Error{Path: "/info", Msg: "not JSON"}
+	}
+	if isNull(raw) {
+		return Info{}, nil
+	}
+	in, err := parseInfo(raw)
+	if err != nil {
+		return Info{}, &Error{Path: "/info", Msg: err.Error(), Err: err}
+	}
+	return in, nil
+}

@@ -2,6 +2,7 @@ package solve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -47,8 +48,15 @@ type budget struct {
 	deadline  time.Time
 	steps     int
 	conflicts int64
+	patience  int64 // conflicts after which to try something else; 0 is no end
 	bytes     int64
 }
+
+// patience is how many conflicts the plain encoding is given under [Auto]: twice what the hardest of the real problems
+// at hand takes. Where it is not enough, sharing usually needs a tenth, and on a sudoku it is what ends the search at all.
+const patience = 1000
+
+var errImpatient = errors.New("more conflicts than there is patience for")
 
 const stepsBetweenLooks = 1024
 
@@ -89,6 +97,9 @@ func (b *budget) look() error {
 func (b *budget) conflict() error {
 	if b.conflicts++; b.conflicts > b.limits.Conflicts {
 		return &LimitError{"conflicts", fmt.Sprint(b.limits.Conflicts)}
+	}
+	if b.patience > 0 && b.conflicts > b.patience {
+		return errImpatient
 	}
 	return nil
 }

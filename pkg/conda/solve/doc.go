@@ -13,7 +13,7 @@
 //  4. the build number, highest first
 //  5. the versions that the dependencies shared by all candidates equal so far allow, in alphabetic order of names
 //  6. when it was built, newest first
-//  7. the order in the repodata
+//  7. the name of the file, .tar.bz2 before .conda: the order of a repodata as every indexer writes it
 //
 // # How it searches
 //
@@ -26,8 +26,9 @@
 //	                                   └─conflict at the bottom──▶ explanation
 //
 // "At most one of a name" is encoded in binary: candidate number n implies the bits of n, so that n candidates cost
-// n·log n clauses and no two of them fit. Requirements that many packages share have one list of candidates behind a
-// gate, and constraints one variable that says "violated". What a condition (CEP 43) or an extra (CEP 44) asks for is
+// n·log n clauses and no two of them fit. Packages have clauses of their own ([Plain]), or share a list of candidates
+// behind a gate, and a constraint as one variable that says "violated" ([Shared]); [Auto] begins with the former and
+// goes over to the latter where it meets many conflicts. What a condition (CEP 43) or an extra (CEP 44) asks for is
 // encoded only when a solution meets the condition.
 //
 // A decision goes to the first open requirement in the order of discovery; one whose package was in more conflicts and
@@ -44,5 +45,9 @@
 //
 // An Index keeps what it learns about specs: parsed dependencies, matches and orders, for a few sets of virtual
 // packages. A service makes one for each generation of its channels and solves on it concurrently. What a request
-// brings along (its specs, locks, favoured packages) is never kept.
+// brings along (its specs, locks, favoured packages) is never kept. What an index is made of are arenas (package arena): of
+// half a million records only those become candidates whose names a solve comes across.
+//
+// [Platforms] are the indexes of several platforms, which share the noarch subdirs and all that is known about specs, and are
+// asked together.
 package solve

@@ -3,12 +3,20 @@ package solve
 // root is the variable of the request itself. Its requirements are what the user asked for.
 const root int32 = 0
 
-// A list or a constraint from here on is shared by all who need it, by way of an extra variable; below, plain clauses
-// are fewer.
+// A list or a constraint from here on is shared by all who need it, by way of an extra variable, under [Shared]; below,
+// plain clauses are fewer.
 const (
 	gateFrom       = 4
 	constraintFrom = 4
 )
+
+// plainConstraints is how many packages a constraint forbids one by one under [Plain]: more than that would cost memory
+// in proportion to the square of a name's history, which only channels with hundreds of builds of a name notice.
+const plainConstraints = 512
+
+// plainClauses is from how many clauses on constraints are shared under [Plain], too: no request to a channel of 35,000
+// records comes to 250,000, and one to half a million records would need 100 MB for nothing else.
+const plainClauses = 300_000
 
 // encoder turns packages into clauses. It works through a queue in the order of discovery, because the order of
 // clauses decides ties of the search.
@@ -36,8 +44,7 @@ type encoder struct {
 	extraIDs    map[string]int32 // pseudo-package → variable
 	whenOf      map[int32]string // conditional clause → its condition, for people
 
-	// plain turns gates and violations off, for comparison with solvers that know neither.
-	plain bool
+	shared bool // lists and constraints, see [Encoding]
 }
 
 // atMostOne numbers the candidates of a name in binary: each implies the bits of its number, so no two can be true.
@@ -268,7 +275,7 @@ func (e *encoder) encodeRequirement(v int32, s *spec) error {
 	if err != nil {
 		return err
 	}
-	if v == root || e.plain || len(e.lists[at].vars) < gateFrom {
+	if v == root || !e.shared || len(e.lists[at].vars) < gateFrom {
 		e.require(v, at, nil)
 		return nil
 	}
@@ -301,7 +308,11 @@ func (e *encoder) encodeConstraint(v int32, s *spec) {
 	}
 	at := int32(len(e.constraints))
 	e.constraints = append(e.constraints, s)
-	if e.plain || len(wrong) < constraintFrom {
+	limit := plainConstraints
+	if e.shared || len(e.clauses) > plainClauses {
+		limit = constraintFrom
+	}
+	if len(wrong) < limit {
 		for _, w := range wrong {
 			if w == v {
 				e.unit(clauseConstrains, no(v), at) // it forbids itself

@@ -138,7 +138,7 @@ func (f *failure) forbid(v int32, text string) {
 }
 
 // label names a candidate in full.
-func (f *failure) label(id int32) string { return f.e.view.cand(id).pkg.String() }
+func (f *failure) label(id int32) string { return f.e.view.cand(id).String() }
 
 // requirement explains why a requirement cannot be met, or what it leaves.
 func (f *failure) requirement(n need, depth int) Reason {
@@ -151,6 +151,9 @@ func (f *failure) requirement(n need, depth int) Reason {
 	if len(list.vars) == 0 {
 		if !slices.Contains(f.missing, list.spec) {
 			f.missing = append(f.missing, list.spec)
+		}
+		if f.e.view.ix.unread(list.spec.name) {
+			return Reason{Text: text + ", of which nothing was read"}
 		}
 		return Reason{Text: text + ", which nothing provides"}
 	}
@@ -264,7 +267,7 @@ func (f *failure) names(vars []int32) string {
 			return "the group"
 		}
 		c := f.e.view.cand(id)
-		name, full = c.pkg.Name, c.pkg.String()
+		name, full = c.group.name, c.String()
 		versions = append(versions, c.version)
 	}
 	if len(vars) == 1 {
@@ -295,6 +298,10 @@ func versionList(versions []*version.Version) string {
 func readable(s *spec) string { return readableText(s.text) }
 
 func readableText(text string) string {
+	if spec, build, ok := strings.Cut(text, "[build="); ok && strings.Contains(spec, "=") && !strings.Contains(build, ",") {
+		name, v, _ := strings.Cut(spec, "=")
+		return name + " =" + v + " " + strings.Trim(strings.TrimSuffix(build, "]"), "'")
+	}
 	name, rest, ok := strings.Cut(text, "[version='")
 	if !ok {
 		return text

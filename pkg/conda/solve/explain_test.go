@@ -73,6 +73,29 @@ func TestExplanations(t *testing.T) {
 		{"extra", []Repo{channel("c", pkg("a 1", nil, extra("test", "b >=3")), pkg("b 1", nil))}, Request{}, []string{"a[extras=[test]]"}},
 		{"said once", []Repo{channel("c", pkg("a 1", needs("p")), pkg("a 2", needs("q")), pkg("p 1", needs("x")), pkg("q 1", needs("x")),
 			pkg("x 1", needs("z <2")), pkg("x 2", needs("z <2")), pkg("z 1", nil), pkg("z 2", nil))}, Request{}, []string{"a", "z 2"}},
+		{"no build fits", []Repo{channel("c",
+			pkg("torch 2.1", nil, build("cpu_0", 0)), pkg("torch 2.1", nil, build("cpu_1", 1)), pkg("torch 2.0", nil, build("cuda118_0", 0)),
+		)}, Request{}, []string{"torch 2.1 cuda*"}},
+		{"a pure python package without its python", []Repo{channel("c",
+			pkg("tool 1", needs("python >=3.12")), pkg("python 3.9.1", nil), pkg("python 3.10.2", nil),
+		)}, Request{}, []string{"tool"}},
+		{"a circle", []Repo{channel("c",
+			pkg("a 1", needs("b >=2")), pkg("b 1", nil), pkg("b 2", needs("a >=2")),
+		)}, Request{}, []string{"a"}},
+		{"a pin and what others need", []Repo{channel("c",
+			pkg("numpy 1.26.4", nil), pkg("numpy 2.0.1", nil), pkg("numpy 2.1.0", nil),
+			pkg("pandas 2.2.2", needs("numpy >=1.26,<3")), pkg("scipy 1.14", needs("numpy >=2")), pkg("tensorflow 2.16", needs("numpy >=1.23,<2")),
+		)}, Request{}, []string{"pandas", "scipy", "tensorflow"}},
+		{"a channel that lacks the package", []Repo{channel("https://h/one", pkg("a 1", nil)), channel("https://h/two", pkg("b 1", nil))}, Request{}, []string{"two::a"}},
+		{"revoked", []Repo{channel("c", revoked(pkg("a 1", nil)))}, Request{}, []string{"a"}},
+		{"no flags", []Repo{channel("c", pkg("blas 1", nil, flags("openblas")), pkg("blas 2", nil, flags("openblas")))}, Request{}, []string{"blas[flags=[mkl]]"}},
+		{"only for other systems", []Repo{channel("c", pkg("a 1", needs("__win")))}, Request{Virtual: goldenMachine}, []string{"a"}},
+		{
+			"a cut-off for one package",
+			[]Repo{channel("c", pkg("a 1", needs("b >=2")), pkg("b 1", nil, built(1500e9)), pkg("b 2", nil, built(1700e9)))},
+			Request{Newer: Newer{ByPackage: map[string]time.Time{"b": time.UnixMilli(1600e9)}}},
+			[]string{"a"},
+		},
 		{"many kinds", []Repo{channel("c", many(12)...)}, Request{}, []string{"many"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -102,6 +125,11 @@ func TestExplanations(t *testing.T) {
 			}
 		})
 	}
+}
+
+func revoked(p *Package) *Package {
+	p.Revoked = true
+	return p
 }
 
 func TestALongExplanationIsCut(t *testing.T) {

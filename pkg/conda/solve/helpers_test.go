@@ -3,13 +3,10 @@ package solve
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
-
-	"github.com/entrepot-dev/entrepot/pkg/conda/matchspec"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -90,69 +87,4 @@ func solve(t testing.TB, ix *Index, r Request, specs ...string) string {
 		}
 	}
 	return strings.Join(out, ", ")
-}
-
-// check validates a solution independently of the solver: every package once, every dependency met, nothing
-// constrained away. Conditions and extras are evaluated on the solution itself.
-func check(sol *Solution, r *Request) string {
-	have := map[string]*matchspec.Candidate{}
-	for _, p := range sol.Packages {
-		if have[p.Name] != nil {
-			return "two packages of " + p.Name
-		}
-		have[p.Name] = toCandidate(p)
-	}
-	for _, p := range r.Virtual {
-		v := &Package{}
-		v.Name, v.Version, v.Build = p.Name, p.Version, p.Build
-		have[p.Name] = toCandidate(v)
-	}
-	has := func(s *matchspec.Spec) bool {
-		name, _ := s.ExactName()
-		c := have[name]
-		if c == nil || !s.Match(c) {
-			return false
-		}
-		for _, e := range s.Extras {
-			if !slices.Contains(sol.Extras[name], e) {
-				return false
-			}
-		}
-		return true
-	}
-	met := func(s *matchspec.Spec) bool { return !s.When.Eval(has) || has(s) }
-	for i := range r.Specs {
-		if !met(&r.Specs[i]) {
-			return r.Specs[i].String() + " is not met"
-		}
-	}
-	for _, p := range sol.Packages {
-		depends := slices.Clone(p.Depends)
-		for _, e := range sol.Extras[p.Name] {
-			depends = append(depends, p.ExtraDepends[e]...)
-		}
-		for _, d := range depends {
-			s, err := matchspec.Parse(d, matchspec.Options{})
-			if err != nil || !met(&s) {
-				return fmt.Sprintf("%s needs %s (%v)", p, d, err)
-			}
-		}
-		for _, d := range p.Constrains {
-			s, err := matchspec.Parse(d, matchspec.Options{})
-			if err != nil {
-				return err.Error()
-			}
-			if name, _ := s.ExactName(); have[name] != nil && !s.Match(have[name]) {
-				return fmt.Sprintf("%s constrains %s", p, d)
-			}
-		}
-	}
-	return ""
-}
-
-func toCandidate(p *Package) *matchspec.Candidate {
-	v := mustVersion(p.Version)
-	c := candidate{pkg: p, version: &v}
-	m := c.matchable()
-	return &m
 }

@@ -124,7 +124,7 @@ func (v *view) sortEquals(ids []int32) {
 				return c
 			}
 		}
-		return cmp.Compare(v.cand(b).pkg.Timestamp, v.cand(a).pkg.Timestamp)
+		return cmp.Compare(v.cand(b).timestamp, v.cand(a).timestamp)
 	})
 }
 

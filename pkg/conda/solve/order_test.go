@@ -16,7 +16,7 @@ func sorted(t *testing.T, ix *Index, r Request, text string) string {
 	s := c.requirements[len(c.requirements)-1].spec
 	var out []string
 	for _, id := range v.candidates(s, c.low(s.name)) {
-		out = append(out, v.cand(id).pkg.Build)
+		out = append(out, v.cand(id).build)
 	}
 	return strings.Join(out, " ")
 }
@@ -51,7 +51,7 @@ func TestCandidatesAreOrderedKeyByKey(t *testing.T) {
 		{"then the newest build, one without a time last", "new old none", []*Package{
 			pkg("a 1", nil, build("none", 0)), pkg("a 1", nil, build("old", 0), built(2000e8)), pkg("a 1", nil, build("new", 0), built(3000e8)),
 		}},
-		{"and at last the order of the repodata", "z y x", []*Package{
+		{"and at last the name of the file, whatever the order of the repodata", "x y z", []*Package{
 			pkg("a 1", nil, build("z", 0)), pkg("a 1", nil, build("y", 0)), pkg("a 1", nil, build("x", 0)),
 		}},
 		{"what cannot be parsed goes to the end of its equals", "good bad", []*Package{
@@ -87,10 +87,10 @@ func TestEqualsAreComparedWithinTheMatchOfOneSpec(t *testing.T) {
 
 func TestVirtualPackagesOfOneRequestDoNotSortForAnother(t *testing.T) {
 	ix := index(t, channel("c",
-		pkg("a 1", needs("__glibc <2.20"), build("old", 0)), pkg("a 1", needs("__glibc >=2.20"), build("new", 0)),
+		pkg("a 1", needs("__glibc <2.20"), build("a_old", 0)), pkg("a 1", needs("__glibc >=2.20"), build("b_new", 0)),
 	))
 	for range 2 { // the second time from what the index keeps
-		want(t, sorted(t, ix, Request{Virtual: goldenMachine}, "a"), "new old")
-		want(t, sorted(t, ix, Request{}, "a"), "old new")
+		want(t, sorted(t, ix, Request{Virtual: goldenMachine}, "a"), "b_new a_old")
+		want(t, sorted(t, ix, Request{}, "a"), "a_old b_new")
 	}
 }

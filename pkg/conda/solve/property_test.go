@@ -70,13 +70,13 @@ func TestSolvingAgreesWithTryingEverything(t *testing.T) {
 		for range rapid.IntRange(1, 3).Draw(t, "specs") {
 			specs = append(specs, matchspec.MustParse(rapid.SampledFrom(u.names).Draw(t, "root")+rapid.SampledFrom([]string{"", " 1", " >=2"}).Draw(t, "limit")))
 		}
-		for _, plain := range []bool{false, true} {
+		for _, encoding := range []Encoding{Auto, Plain, Shared} {
 			for _, strategy := range []Strategy{Highest, Lowest} {
 				ix, err := NewIndex([]Repo{channel("c", u.packages...)})
 				if err != nil {
 					t.Fatal(err)
 				}
-				r := Request{Specs: specs, Strategy: strategy, plain: plain}
+				r := Request{Specs: specs, Strategy: strategy, Encoding: encoding}
 				sol, err := ix.Solve(context.Background(), r)
 				var unsolvable *UnsolvableError
 				switch {

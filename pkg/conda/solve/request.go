@@ -37,6 +37,19 @@ const (
 	LowestDirect
 )
 
+// Encoding says how requirements and constraints become clauses. Both ways have the same solutions. Where a search
+// meets conflicts they may end at different ones, because the order of clauses decides what is learnt first.
+type Encoding uint8
+
+const (
+	// Auto begins with Plain and goes over to Shared where that meets many conflicts. It is the default.
+	Auto Encoding = iota
+	// Plain gives each package clauses of its own, as rattler did before resolvo 0.12.
+	Plain
+	// Shared lets packages share what they need and forbid in common, as rattler does since resolvo 0.12.
+	Shared
+)
+
 // Request is a problem to solve.
 type Request struct {
 	Specs       []matchspec.Spec // what must be in the solution
@@ -50,6 +63,7 @@ type Request struct {
 
 	Priority ChannelPriority
 	Strategy Strategy
+	Encoding Encoding
 	Newer    Newer
 	// Exclude has packages that must not be chosen, by [Package.Location], each with a reason.
 	Exclude map[string]string
@@ -62,8 +76,6 @@ type Request struct {
 	// Elsewhere, if set, names the subdirs that have packages of a name which this index lacks. It is asked for the
 	// hints of an explanation only.
 	Elsewhere func(name string) []string
-
-	plain bool // see encoder
 }
 
 // Newer excludes packages that appeared after a point in time. What counts is when a channel first listed a package
@@ -140,7 +152,7 @@ func (ix *Index) compile(r *Request) (*view, *compiled, error) {
 	}
 	for name, id := range c.locked {
 		if reason, out := c.exclusion(v, id); out {
-			return nil, nil, fmt.Errorf("%s is locked to %s, which is excluded: %s", name, v.cand(id).pkg, reason)
+			return nil, nil, fmt.Errorf("%s is locked to %s, which is excluded: %s", name, v.cand(id), reason)
 		}
 	}
 	for name, id := range c.favoured {
@@ -213,12 +225,16 @@ func (ix *Index) viewFor(r *Request, c *compiled, table *specTable) (*view, erro
 
 // lookup finds a package in the index: the same file, or one of the same name, version, build, subdir and digest.
 func (ix *Index) lookup(p *Package) int32 {
-	g := ix.groups[p.Name]
+	g := ix.group(p.Name)
 	if g == nil {
 		return none
 	}
 	for _, id := range g.cands {
-		q := ix.cands[id].pkg
+		c := ix.cands[id]
+		if c.versionText() != p.Version || c.build != p.Build {
+			continue
+		}
+		q := c.Package()
 		if q == p {
 			return id
 		}
@@ -273,7 +289,7 @@ func (c *compiled) exclusion(v *view, id int32) (string, bool) {
 	if cand.virtual {
 		return "", false
 	}
-	reason, out := c.excluded(cand.pkg)
+	reason, out := c.excluded(&cand.file)
 	if out {
 		for _, alt := range cand.alts {
 			if _, altOut := c.excluded(alt); !altOut {
@@ -285,9 +301,9 @@ func (c *compiled) exclusion(v *view, id int32) (string, bool) {
 	if out {
 		return reason, true
 	}
-	if wanted, ok := c.fromChannel[cand.pkg.Name]; ok {
+	if wanted, ok := c.fromChannel[cand.group.name]; ok {
 		for _, want := range wanted {
-			if !matchspec.MatchChannel(want, cand.pkg.Channel) {
+			if !matchspec.MatchChannel(want, cand.channelName()) {
 				return fmt.Sprintf("it is not from the requested channel %s", want), true
 			}
 		}
@@ -296,7 +312,7 @@ func (c *compiled) exclusion(v *view, id int32) (string, bool) {
 	if c.request.Priority != Strict || int(id) >= len(v.ix.cands) {
 		return "", false
 	}
-	first, ok := c.first[cand.pkg.Name]
+	first, ok := c.first[cand.group.name]
 	if !ok {
 		first = cand.channel
 		for _, other := range cand.group.cands {
@@ -304,7 +320,7 @@ func (c *compiled) exclusion(v *view, id int32) (string, bool) {
 				first = min(first, v.cand(other).channel)
 			}
 		}
-		c.first[cand.pkg.Name] = first
+		c.first[cand.group.name] = first
 	}
 	if cand.channel != first {
 		return fmt.Sprintf("the channel %s has the name and comes first (strict priority)", v.ix.channels[first]), true
@@ -313,12 +329,12 @@ func (c *compiled) exclusion(v *view, id int32) (string, bool) {
 }
 
 // excluded applies what depends on a single file.
-func (c *compiled) excluded(p *Package) (string, bool) {
-	if p.Revoked {
+func (c *compiled) excluded(f *file) (string, bool) {
+	if f.revoked() {
 		return "it was revoked by its channel", true
 	}
 	if len(c.request.Exclude) > 0 {
-		if reason, ok := c.request.Exclude[p.Location()]; ok {
+		if reason, ok := c.request.Exclude[f.location()]; ok {
 			return reason, true
 		}
 	}
@@ -327,18 +343,18 @@ func (c *compiled) excluded(p *Package) (string, bool) {
 	}
 	n := &c.request.Newer
 	limit := n.Than
-	if t, ok := n.ByChannel[channelKey(p.Channel)]; ok {
+	if t, ok := n.ByChannel[channelKey(f.channelName())]; ok {
 		limit = t
-	} else if t, ok := n.ByChannel[p.Channel]; ok {
+	} else if t, ok := n.ByChannel[f.channelName()]; ok {
 		limit = t
 	}
-	if t, ok := n.ByPackage[p.Name]; ok {
+	if t, ok := n.ByPackage[f.name()]; ok {
 		limit = t
 	}
 	if limit.IsZero() {
 		return "", false
 	}
-	at := published(p)
+	at := f.published()
 	switch {
 	case at == 0 && !n.KeepUnknown:
 		return "it is not known when it appeared, and there is a limit on that", true
@@ -350,12 +366,12 @@ func (c *compiled) excluded(p *Package) (string, bool) {
 
 // file returns the package of a candidate that may be used: itself, or the first of its twins that is not excluded.
 func (c *compiled) file(cand *candidate) *Package {
-	if _, out := c.excluded(cand.pkg); out {
+	if _, out := c.excluded(&cand.file); out {
 		for _, alt := range cand.alts {
 			if _, altOut := c.excluded(alt); !altOut {
-				return alt
+				return alt.Package()
 			}
 		}
 	}
-	return cand.pkg
+	return cand.Package()
 }

@@ -2,6 +2,8 @@ package solve
 
 import (
 	"context"
+	"errors"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -31,6 +33,7 @@ func (ix *Index) Solve(ctx context.Context, r Request) (*Solution, error) {
 	if r.Now == nil {
 		r.Now = time.Now
 	}
+	defer runtime.KeepAlive(ix) // its strings may lie in a mapped file
 	b := newBudget(ctx, r.Limits, r.Now)
 	if err := b.look(); err != nil {
 		return nil, err
@@ -39,9 +42,23 @@ func (ix *Index) Solve(ctx context.Context, r Request) (*Solution, error) {
 	if err != nil {
 		return nil, err
 	}
+	if r.Encoding == Auto {
+		b.patience = patience
+		sol, err := ix.search(v, c, b, Plain)
+		if !errors.Is(err, errImpatient) {
+			return sol, err
+		}
+		b.patience, b.bytes = 0, 0
+		r.Encoding = Shared
+	}
+	return ix.search(v, c, b, r.Encoding)
+}
+
+// search looks for a solution with one encoding.
+func (ix *Index) search(v *view, c *compiled, b *budget, encoding Encoding) (*Solution, error) {
 	e := newEncoder(v, c, b)
 	defer ix.release(e.arrays)
-	e.plain = r.plain
+	e.shared = encoding == Shared
 	if err := e.encodeRoot(); err != nil {
 		return nil, err
 	}

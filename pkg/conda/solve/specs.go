@@ -3,8 +3,10 @@ package solve
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
+	"github.com/entrepot-dev/entrepot/pkg/conda/arena"
 	"github.com/entrepot-dev/entrepot/pkg/conda/matchspec"
 )
 
@@ -60,6 +62,7 @@ func (t *specTable) requirements(text string) ([]requirement, error) {
 		return p.(*parsedText).requirements, p.(*parsedText).err
 	}
 	p := &parsedText{}
+	text = strings.Clone(text) // it may be an arena's
 	ms, err := matchspec.Parse(text, matchspec.Options{})
 	if err == nil {
 		ms.Channel = matchspec.Pattern{} // a package does not choose the channel of others
@@ -186,29 +189,67 @@ func checkConjunctions(c [][]*spec) ([][]*spec, error) {
 }
 
 // dependencies parses the dependencies of a package.
-func (t *specTable) dependencies(p *Package, override func([]requirement) []requirement) *deps {
+func (t *specTable) dependencies(f *file, override func([]requirement) []requirement) *deps {
 	d := &deps{}
-	for _, text := range p.Depends {
+	depend := func(text string) error {
 		rs, err := t.requirements(text)
-		if err != nil {
-			return &deps{err: err}
-		}
 		d.requirements = append(d.requirements, rs...)
+		return err
 	}
-	for _, text := range p.Constrains {
+	constrain := func(text string) error {
 		rs, err := t.requirements(text)
-		if err != nil {
-			return &deps{err: err}
+		if err == nil {
+			// CEP 43 gives conditions to dependencies only: here they are ignored, as are extras.
+			d.constrains = append(d.constrains, rs[len(rs)-1].spec)
 		}
-		// CEP 43 gives conditions to dependencies only: here they are ignored, as are extras.
-		d.constrains = append(d.constrains, rs[len(rs)-1].spec)
+		return err
 	}
+	p := f.pkgOf
+	if p == nil && f.rec.Flags&arena.ExtraDepends != 0 {
+		p = f.Package()
+	}
+	var err error
+	if p != nil {
+		if err = each(p.Depends, depend); err == nil {
+			err = each(p.Constrains, constrain)
+		}
+		if err == nil {
+			err = t.extras(d, p)
+		}
+	} else {
+		a := f.src.Arena
+		d.requirements = make([]requirement, 0, len(a.Depends(f.rec)))
+		if err = each(a.Depends(f.rec), func(id uint32) error { return depend(a.Str(id)) }); err == nil {
+			err = each(a.Constrains(f.rec), func(id uint32) error { return constrain(a.Str(id)) })
+		}
+	}
+	if err != nil {
+		return &deps{err: err}
+	}
+	if override != nil {
+		d.requirements = override(d.requirements)
+	}
+	return d
+}
+
+// each calls a function for the elements of a list, up to the first error.
+func each[T any](list []T, f func(T) error) error {
+	for _, v := range list {
+		if err := f(v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// extras parses groups of optional dependencies (CEP 44).
+func (t *specTable) extras(d *deps, p *Package) error {
 	for _, group := range sortedKeys(p.ExtraDepends) {
 		gate := []*spec{t.extra(p.Name, group)}
 		for _, text := range p.ExtraDepends[group] {
 			rs, err := t.requirements(text)
 			if err != nil {
-				return &deps{err: err}
+				return err
 			}
 			for _, r := range rs {
 				if r.when == nil {
@@ -220,8 +261,5 @@ func (t *specTable) dependencies(p *Package, override func([]requirement) []requ
 			}
 		}
 	}
-	if override != nil {
-		d.requirements = override(d.requirements)
-	}
-	return d
+	return nil
 }

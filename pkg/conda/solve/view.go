@@ -15,7 +15,7 @@ import (
 type view struct {
 	key     string // "" for a view that belongs to a single request
 	ix      *Index
-	extra   []candidate // ids follow those of the index
+	extra   []*candidate // ids follow those of the index
 	overlay map[string]*group
 	low     bool // compare dependencies for the lowest version
 	ranked  bool // the channel comes before the version (flexible priority)
@@ -62,25 +62,27 @@ func (v *view) addExtra(p *Package, virtual bool, ver *version.Version) int32 {
 	g := v.overlay[p.Name]
 	if g == nil {
 		g = &group{name: p.Name}
-		if base := v.ix.groups[p.Name]; base != nil {
+		if base := v.ix.group(p.Name); base != nil {
 			g.cands, g.versions, g.verOf = slices.Clone(base.cands), slices.Clone(base.versions), slices.Clone(base.verOf)
 		}
 		v.overlay[p.Name] = g
 	}
 	id := int32(len(v.ix.cands) + len(v.extra))
-	v.extra = append(v.extra, candidate{
-		pkg: p, version: ver, group: g, pos: int32(len(g.cands)), channel: int32(len(v.ix.channels)),
+	c := &candidate{
+		version: ver, group: g, pos: int32(len(g.cands)), channel: int32(len(v.ix.channels)),
 		feature: len(p.TrackFeatures) > 0, virtual: virtual,
-	})
+	}
+	c.pkgOf, c.build, c.number, c.timestamp = p, p.Build, p.BuildNumber, p.Timestamp
+	v.extra = append(v.extra, c)
 	g.append(id, ver)
 	return id
 }
 
 func (v *view) cand(id int32) *candidate {
 	if n := len(v.ix.cands); int(id) >= n {
-		return &v.extra[int(id)-n]
+		return v.extra[int(id)-n]
 	}
-	return &v.ix.cands[id]
+	return v.ix.cands[id]
 }
 
 // group returns the candidates of a name, or nil.
@@ -88,7 +90,7 @@ func (v *view) group(name string) *group {
 	if g, ok := v.overlay[name]; ok {
 		return g
 	}
-	return v.ix.groups[name]
+	return v.ix.group(name)
 }
 
 // deps returns the dependencies of a candidate.
@@ -105,15 +107,15 @@ func (v *view) deps(id int32) *deps {
 		if outside {
 			table = v.specs
 		}
-		d := table.dependencies(c.pkg, v.override)
+		d := table.dependencies(&c.file, v.override)
 		v.ownDeps.Store(id, d)
 		return d
 	}
-	if d := v.ix.deps[id].Load(); d != nil {
+	if d := c.deps.Load(); d != nil {
 		return d
 	}
-	d := v.ix.specs.dependencies(c.pkg, nil)
-	v.ix.deps[id].Store(d)
+	d := v.ix.specs.dependencies(&c.file, nil)
+	c.deps.Store(d)
 	return d
 }
 
@@ -147,11 +149,11 @@ func (v *view) match(s *spec, g *group) bitset {
 		c := v.cand(id)
 		if c.virtual {
 			// A virtual package has a version and a build, and nothing else to ask for.
-			if !ms.Build.Match(c.pkg.Build) {
+			if !ms.Build.Match(c.build) {
 				continue
 			}
 		} else {
-			mc := c.matchable()
+			mc := c.matchable(ms)
 			if !ms.MatchAfterVersion(&mc) {
 				continue
 			}
@@ -187,7 +189,7 @@ func compareBasic(a, b *candidate, low, ranked bool) int {
 			return c
 		}
 	}
-	return cmp.Compare(b.pkg.BuildNumber, a.pkg.BuildNumber)
+	return cmp.Compare(b.number, a.number)
 }
 
 type orderKey struct {
