@@ -33,6 +33,14 @@ type channelFlags struct {
 	noCache  bool
 	cacheDir string
 	quiet    bool
+	// noRelations reads the given channels only, not those that they name (CEP 42).
+	noRelations bool
+
+	// egress are networks that are not reached by default, and may be.
+	egress []string
+
+	client *fetch.Client   // made by resolve
+	opened []*fetch.Remote // channels on servers, with their credentials
 }
 
 func (f *channelFlags) register(c *cobra.Command) {
@@ -46,7 +54,35 @@ func (f *channelFlags) registerChannels(c *cobra.Command) {
 	c.Flags().BoolVar(&f.offline, "offline", false, "ask no server: use what the cache has")
 	c.Flags().BoolVar(&f.noCache, "no-cache", false, "keep nothing, and use nothing that was kept")
 	c.Flags().StringVar(&f.cacheDir, "cache-dir", "", "where indexes are kept (default: ENTREPOT_CACHE_DIR, else entrepot/channels in the user's cache directory)")
+	c.Flags().BoolVar(&f.noRelations, "no-relations", false, "read these channels only, not those that they name as their base or as overridden (CEP 42)")
 	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "no warnings")
+	f.registerEgress(c)
+}
+
+func (f *channelFlags) registerEgress(c *cobra.Command) {
+	c.Flags().StringArrayVar(&f.egress, "egress-allow", nil, "network such as 169.254.0.0/16 that may be reached all the same: link-local and metadata addresses are not; may be given many times")
+}
+
+// registerAccess is for commands that read no channels, but fetch packages from them.
+func (f *channelFlags) registerAccess(c *cobra.Command) {
+	c.Flags().StringArrayVarP(&f.channels, "channel", "c", nil, "channel that packages come from, with the credentials that it takes (https://USER:PASSWORD@… or …/t/TOKEN/…); may be given many times")
+	f.registerEgress(c)
+}
+
+// access opens the channels of such a command.
+func (f *channelFlags) access(a *app) (err error) {
+	if f.alias == "" {
+		f.alias = a.getenv("CONDA_CHANNEL_ALIAS")
+	}
+	if f.client, err = newClient(a.version, f.egress); err != nil {
+		return err
+	}
+	for _, text := range f.channels {
+		if _, err := f.open(f.client, text); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // hostPlatform is the subdir of this machine.
@@ -76,13 +112,13 @@ func (f *channelFlags) resolve(a *app) ([]gateway.Channel, error) {
 	if f.alias == "" {
 		f.alias = a.getenv("CONDA_CHANNEL_ALIAS")
 	}
-	client, err := newClient(a.version)
-	if err != nil {
+	var err error
+	if f.client, err = newClient(a.version, f.egress); err != nil {
 		return nil, err
 	}
 	var list []gateway.Channel
 	for _, text := range f.channels {
-		ch, err := f.open(client, text)
+		ch, err := f.open(f.client, text)
 		if err != nil {
 			return nil, err
 		}
@@ -94,12 +130,26 @@ func (f *channelFlags) resolve(a *app) ([]gateway.Channel, error) {
 	return list, nil
 }
 
-// newClient makes the client of a command that a person runs: it may reach what that person may.
-func newClient(version string) (*fetch.Client, error) {
-	return fetch.New(fetch.Config{
-		UserAgent: "entrepot/" + version, PerHost: 24,
-		Egress: fetch.Policy{AllowLoopback: true, AllowCIDRs: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}},
-	})
+// ownNetworks are the ranges that are not public but a person's own: channels stand there as anywhere. What is link-local is
+// not among them, nor are the addresses at which clouds hand out credentials: an index and a lock are written by strangers,
+// and may name any address.
+var ownNetworks = []string{"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "198.18.0.0/15", "fc00::/7"}
+
+// newClient makes the client of a command that a person runs: it may reach what that person may, but for what is said above
+// and not in allow.
+func newClient(version string, allow []string) (*fetch.Client, error) {
+	policy := fetch.Policy{AllowLoopback: true}
+	for _, text := range ownNetworks {
+		policy.AllowCIDRs = append(policy.AllowCIDRs, netip.MustParsePrefix(text))
+	}
+	for _, text := range allow {
+		network, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fault.Field("--egress-allow", "--egress-allow: %q is no network such as 169.254.0.0/16", text)
+		}
+		policy.AllowCIDRs = append(policy.AllowCIDRs, network)
+	}
+	return fetch.New(fetch.Config{UserAgent: "entrepot/" + version, PerHost: 24, Egress: policy})
 }
 
 func (f *channelFlags) open(client *fetch.Client, text string) (gateway.Channel, error) {
@@ -139,6 +189,7 @@ func (f *channelFlags) open(client *fetch.Client, text string) (gateway.Channel,
 	if err != nil {
 		return gateway.Channel{}, bad("%v", err)
 	}
+	f.opened = append(f.opened, remote)
 	return gateway.Channel{URL: strings.TrimRight(remote.BaseURL(), "/"), Source: &web{remote}}, nil
 }
 
@@ -147,6 +198,12 @@ func (f *channelFlags) options(a *app, problem func(error)) (gateway.Options, er
 	opts := gateway.Options{Subdirs: []string{f.platform, dist.Noarch}, Offline: f.offline}
 	if f.platform == dist.Noarch {
 		opts.Subdirs = opts.Subdirs[:1]
+	}
+	if !f.noRelations {
+		opts.Relations = &gateway.Relations{Depth: gateway.DefaultRelationDepth, Open: func(_ context.Context, url string) (gateway.Source, error) {
+			ch, err := f.open(f.client, url)
+			return ch.Source, err
+		}}
 	}
 	if !f.quiet {
 		opts.Problem = problem

@@ -32,6 +32,8 @@ func Command(version string) *cobra.Command {
   entrepot conda lock -f environment.yml --platform linux-64 --platform osx-arm64
   entrepot conda search -c https://host/channel 'numpy 1.26.*'
   entrepot conda inspect ./numpy-1.26.4-py312h1234567_0.conda
+  entrepot conda pack --lock pixi.lock -o env.tar.gz
+  entrepot conda image --lock pixi.lock -o image.tar --tag team/env:1
   entrepot conda index ./channel
   entrepot conda version compare 1.0rc1 1.0
 
@@ -44,7 +46,8 @@ Exit codes: 0 ok · 1 the answer is no (unsolvable, nothing found) · 2 bad inpu
 			return fault.New(fault.Invalid, "there is no command %q in '%s' (see '%s --help')", args[0], cmd.CommandPath(), cmd.CommandPath())
 		},
 	}
-	root.AddCommand(a.solveCommand(), a.lockCommand(), a.searchCommand(), a.inspectCommand(), a.indexCommand(), a.versionCommand(), a.specCommand())
+	root.AddCommand(a.solveCommand(), a.lockCommand(), a.searchCommand(), a.inspectCommand(), a.indexCommand(), a.versionCommand(), a.specCommand(), a.installCommand(),
+		a.verifyCommand(), a.repairCommand(), a.activateCommand(), a.runCommand(), a.packCommand(), a.imageCommand())
 	silence(root)
 	return root
 }

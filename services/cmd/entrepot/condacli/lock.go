@@ -121,6 +121,19 @@ func (a *app) lock(ctx context.Context, r *lockRequest, out, errs io.Writer) err
 	return nil
 }
 
+// readEnvironment reads an environment.yml.
+func readEnvironment(name string) (*envfile.File, error) {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fault.Field("--file", "%v", err)
+	}
+	env, err := envfile.Parse(data)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "%s: %w", name, err)
+	}
+	return env, nil
+}
+
 // environment reads the file, if there is one.
 func (r *lockRequest) environment(errs io.Writer) (*envfile.File, error) {
 	if r.file == "" {
@@ -129,13 +142,9 @@ func (r *lockRequest) environment(errs io.Writer) (*envfile.File, error) {
 		}
 		return &envfile.File{}, nil
 	}
-	data, err := os.ReadFile(r.file)
+	env, err := readEnvironment(r.file)
 	if err != nil {
-		return nil, fault.Field("--file", "%v", err)
-	}
-	env, err := envfile.Parse(data)
-	if err != nil {
-		return nil, fault.New(fault.Invalid, "%s: %w", r.file, err)
+		return nil, err
 	}
 	if !r.quiet {
 		for _, w := range env.Warnings {
@@ -158,8 +167,7 @@ func (a *app) lockPlatform(ctx context.Context, r *lockRequest, channels []gatew
 	if err != nil {
 		return nil, nil, err
 	}
-	s := &solver{app: a, flags: &r.channelFlags, channels: channels, machine: machine, warn: warnTo(errs)}
-	ix, _, err := s.load(ctx, rootNames(specs))
+	ix, err := a.index(ctx, &r.channelFlags, channels, machine, rootNames(specs), errs)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -211,7 +219,7 @@ func inOrder(packages []*solve.Package) []lock.Package {
 func (r *lockRequest) write(locked map[string][]lock.Package, virtual map[string][]string, channels []gateway.Channel) ([]byte, error) {
 	var urls []string
 	for _, c := range channels {
-		urls = append(urls, c.URL)
+		urls = append(urls, dist.WithoutSecrets(c.URL)) // who asks makes no difference to the hash of what is asked
 	}
 	switch r.format {
 	case "explicit":
