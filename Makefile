@@ -61,7 +61,7 @@ rights-check: deps ## turn round each entry of the role table: the table of righ
 cluster-test: deps build ## one process per target on this machine: faults, health, shutdown (ARGS='-only shutdown')
 	@scripts/cluster-test.sh $(ARGS)
 
-e2e: deps build ## install packages with real clients (py-rattler, py-rattler-build, curl)
+e2e: deps build ## install packages with real clients (py-rattler, py-rattler-build, curl); ARGS='conda:' solves and indexes only
 	@scripts/e2e.sh $(ARGS)
 
 image: ## build the container image without an engine: dist/entrepot-image.tar, dist/entrepot-oci

@@ -26,22 +26,35 @@ class Server:
     """A fresh `entrepot serve` with its own data directory, on free ports of loopback."""
 
     def __init__(self, binary: Path, workdir: Path) -> None:
+        self.binary = binary
         self.data_dir = workdir / "data"
         self.log_path = workdir / "serve.log"
+        self.http_addr = "127.0.0.1:0"
         # The private PostgreSQL may run as another user, which must be able to reach the directory.
         self.data_dir.mkdir(mode=0o711)
-        addr = [x for name in ("http", "grpc", "service", "data", "ops") for x in (f"--{name}-addr", "127.0.0.1:0")]
-        with open(self.log_path, "wb") as log:
+        self.start()
+
+    def start(self) -> None:
+        """Starts the server; again, it has the address that it had."""
+        addr = ["--http-addr", self.http_addr]
+        addr += [x for name in ("grpc", "service", "data", "ops") for x in (f"--{name}-addr", "127.0.0.1:0")]
+        with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                [binary, "serve", "--data-dir", self.data_dir, "--egress-allow", "127.0.0.0/8", *addr],
+                [self.binary, "serve", "--data-dir", self.data_dir, "--egress-allow", "127.0.0.0/8", *addr],
                 env={k: v for k, v in os.environ.items() if not k.startswith("ENTREPOT_") or k == "ENTREPOT_PG_BIN"},
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)
         try:
             self.url = self._await_url()
+            self.http_addr = self.url.removeprefix("http://")
             self.key = (self.data_dir / "admin-key").read_text().strip()
         except BaseException:
             self.stop()
             raise
+
+    def kill(self) -> None:
+        """Ends the server at once, as a power cut would."""
+        self.process.kill()
+        self.process.wait()
 
     def _await_url(self) -> str:
         """Returns the address that the server prints once it is ready."""

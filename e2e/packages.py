@@ -86,8 +86,9 @@ class Package:
         paths = []
         for f in self.files:
             entry = {"_path": f.path, "path_type": "softlink" if f.link else "hardlink"}
-            # A symlink is described by what it points to.
-            content = by_path[str(Path(f.path).parent / f.link)].data if f.link else f.data
+            # A symlink is described by what it points to, or by its text if that is no file.
+            target = by_path.get(str(Path(f.path).parent / f.link)) if f.link else f
+            content = target.data if target else f.link.encode()
             entry.update(sha256=hashlib.sha256(content).hexdigest(), size_in_bytes=len(content))
             if f.prefix:
                 entry.update(file_mode=f.prefix, prefix_placeholder=PLACEHOLDER)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the benchmarks (services/cmd/bench), which need nginx to compare with and wrk to load with. Arguments go to it:
-# --only sync,upload,serve,proxy,jobs,metrics,large,clients; --help lists the rest.
+# --only sync,upload,serve,proxy,jobs,metrics,large,clients,index,install,solve; --help lists the rest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 missing=()

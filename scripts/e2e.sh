@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Runs e2e/run.py with the pinned real clients in a virtual environment (.venv) that it makes. What cannot run fails.
-# Arguments are words: the tests after the last one that has one of them in its title are left out.
+# A Node of at least 20 is taken from PATH or else installed there; ENTREPOT_E2E_NODE=install always installs it.
+# Arguments are words: the tests after the last one that has one of them in its title are left out. ENTREPOT_E2E_FULL=1
+# asks the solvers thousands of questions more.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -14,5 +16,17 @@ if ! cmp -s e2e/requirements.txt .venv/requirements.txt; then
   "$python" -m venv --clear .venv
   .venv/bin/pip install --quiet --disable-pip-version-check --requirement e2e/requirements.txt
   cp e2e/requirements.txt .venv/requirements.txt # last, so that a broken installation is made anew
+fi
+usable() { command -v node npm >/dev/null && node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; }
+export PATH="$PWD/.venv/bin:$PATH"
+if [ "${ENTREPOT_E2E_NODE:-}" = install ] || ! usable; then
+  .venv/bin/pip install --quiet --disable-pip-version-check --requirement e2e/node/requirements.txt
+  usable || { echo "e2e: the Node of e2e/node/requirements.txt does not run here" >&2; exit 1; }
+fi
+if ! cmp -s e2e/node/package-lock.json .venv/node/installed; then
+  rm -rf .venv/node && mkdir .venv/node
+  cp e2e/node/package.json e2e/node/package-lock.json .venv/node/
+  npm ci --prefix .venv/node --ignore-scripts --no-audit --no-fund --silent
+  cp e2e/node/package-lock.json .venv/node/installed
 fi
 exec .venv/bin/python -B e2e/run.py "$@"

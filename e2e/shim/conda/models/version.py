@@ -1,0 +1,3 @@
+from cepversion import Version as VersionOrder
+
+__all__ = ["VersionOrder"]
