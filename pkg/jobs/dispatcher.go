@@ -3,6 +3,7 @@ package jobs
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -37,7 +38,9 @@ type DispatcherConfig struct {
 	// Replicas of the job streams: 1 with the embedded server, 3 in a cluster. Default 1.
 	Replicas int
 	// Name is unique among dispatchers; default random.
-	Name   string
+	Name string
+	// Rand draws the jitter of schedules, from [0, 1); nil means chance.
+	Rand   func() float64
 	Logger *slog.Logger
 	Tracer trace.TracerProvider
 	Meter  metric.MeterProvider
@@ -64,6 +67,9 @@ func (c *DispatcherConfig) defaults() {
 	}
 	if c.Name == "" {
 		c.Name = uuid.NewString()
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Float64
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()

@@ -38,8 +38,13 @@ type EnqueueParams struct {
 	StartAt time.Time
 	// JoinPending lets a job with the same key take the request in also while it is scheduled, if it is due at StartAt or
 	// before: of many requests that need not be answered at once, one job every so often is left. Like a queued one, it
-	// will not start before the requester's transaction has ended.
+	// will not start before the requester's transaction has ended. A job that waits for another attempt takes nothing in: its
+	// pause was not made for this request, nor was what is left of its attempts.
 	JoinPending bool
+	// PutOff, with JoinPending, lets each request put a scheduled job off to its own StartAt, up to PutOff after the job was
+	// first asked for: of requests in quick succession one job is left, some time after the last. A job that is due up to
+	// PutOff after StartAt takes the request in.
+	PutOff time.Duration
 	// MaxFailures overrides the kind's.
 	MaxFailures int
 	// ScheduleID is set by the dispatcher.
@@ -220,20 +225,63 @@ func (c *Client) enqueue(ctx context.Context, tx pg.DB, p *EnqueueParams, how Co
 func joinPending(ctx context.Context, tx pg.DB, p *EnqueueParams) (EnqueueResult, error) {
 	res := EnqueueResult{Joined: true}
 	var state State
+	if p.PutOff > 0 {
+		return putOff(ctx, tx, p)
+	}
 	err := tx.QueryRow(ctx, `
 		SELECT id, seq, state FROM jobs.jobs
 		WHERE kind = $1 AND coalesce_key = $2 AND (state = 'queued' OR state = 'scheduled' AND start_at <= greatest($3, now()))
-			AND NOT cancel_requested
+			AND failures = 0 AND NOT cancel_requested
 		ORDER BY state LIMIT 1 FOR SHARE`, p.Kind, p.CoalesceKey, nullTime(p.StartAt)).Scan(&res.JobID, &res.Seq, &state)
 	if err != nil {
 		return EnqueueResult{}, err
 	}
-	wake := wakeRelay // it passes over a job somebody is joining, and so does the sweeper: tell them when we are done
+	return res, wake(ctx, tx, state)
+}
+
+// wake tells who passes over a job that somebody is joining, the relay or the sweeper, when we are done.
+func wake(ctx context.Context, tx pg.DB, state State) error {
+	whom := wakeRelay
 	if state == Scheduled {
-		wake = wakeSweep
+		whom = wakeSweep
 	}
-	_, err = tx.Exec(ctx, `SELECT pg_notify('`+channel+`', $1)`, wake)
-	return res, err
+	_, err := tx.Exec(ctx, `SELECT pg_notify('`+channel+`', $1)`, whom)
+	return err
+}
+
+// putOff is joinPending for requests with PutOff. A job that is not due before long is only written to if it would
+// otherwise be due within half of the time that this request wants: most requests of a stream write nothing. Nobody has to
+// be told then: the sweeper comes when the job is due, and should the transaction take longer than that, a second later.
+func putOff(ctx context.Context, tx pg.DB, p *EnqueueParams) (EnqueueResult, error) {
+	res := EnqueueResult{Joined: true}
+	var state State
+	var left, want, may float64 // seconds until it is due, until it should be, until it has to be
+	err := tx.QueryRow(ctx, `
+		SELECT id, seq, state, coalesce(extract(epoch FROM start_at - clock_timestamp()), 0)::float8,
+			coalesce(extract(epoch FROM $3 - clock_timestamp()), 0)::float8, extract(epoch FROM created_at - clock_timestamp())::float8 + $4
+		FROM jobs.jobs WHERE kind = $1 AND coalesce_key = $2
+			AND (state = 'queued' OR state = 'scheduled' AND start_at <= greatest($3, clock_timestamp()) + $4 * interval '1 second')
+			AND failures = 0 AND NOT cancel_requested
+		ORDER BY state LIMIT 1 FOR NO KEY UPDATE`, p.Kind, p.CoalesceKey, nullTime(p.StartAt), p.PutOff.Seconds()).
+		Scan(&res.JobID, &res.Seq, &state, &left, &want, &may)
+	if err != nil {
+		return EnqueueResult{}, err
+	}
+	if state == Queued {
+		return res, wake(ctx, tx, state)
+	}
+	to := min(want, may)
+	if left < want/2 && to > left {
+		_, err := tx.Exec(ctx, `UPDATE jobs.jobs SET start_at = clock_timestamp() + $2::float8 * interval '1 second' WHERE id = $1`, res.JobID, to)
+		if err != nil {
+			return EnqueueResult{}, err
+		}
+		left = to
+	}
+	if left < want/2 {
+		return res, wake(ctx, tx, state)
+	}
+	return res, nil
 }
 
 // joinQueued locks the queued job with the key against being claimed until tx ends, and raises its priority if this

@@ -69,6 +69,16 @@ func hopeless(kind fault.Kind) bool {
 	return false
 }
 
+// Final reports whether a worker's attempt that returns err, after failures others, is the last one of its job and ends
+// it as dead. Workers that tell somebody of a failure ask it, so as to tell once.
+func Final(ctx context.Context, failures, maxFailures int, err error) bool {
+	if err == nil {
+		return false
+	}
+	s, ours := classify(ctx, KindSpec{}, failures, maxFailures, 0, nil, err)
+	return ours && s.state == Dead
+}
+
 // settlement is how an attempt ends.
 type settlement struct {
 	state State // Succeeded, Dead, Cancelled; or Scheduled, to run again after delay

@@ -77,3 +77,139 @@ func TestARequestJoinsAJobThatIsDueBefore(t *testing.T) {
 		}
 	})
 }
+
+// Of requests in quick succession one job is left, some time after the last and not too long after the first.
+func TestRequestsPutAJobOff(t *testing.T) {
+	b := setup(t)
+	ask := func(in, putOff time.Duration) jobs.EnqueueResult {
+		t.Helper()
+		var r jobs.EnqueueResult
+		err := pgx.BeginFunc(t.Context(), b.pool, func(tx pgx.Tx) (err error) {
+			var now time.Time
+			if err := tx.QueryRow(t.Context(), `SELECT clock_timestamp()`).Scan(&now); err != nil {
+				return err
+			}
+			r, err = b.client.Enqueue(t.Context(), tx, jobs.EnqueueParams{
+				Kind: kind, Args: wrapperspb.String("x"), CoalesceKey: "k", StartAt: now.Add(in), JoinPending: true, PutOff: putOff,
+			})
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	due := func(id uuid.UUID) (in, age time.Duration) {
+		t.Helper()
+		var start, created, now time.Time
+		if err := b.pool.QueryRow(t.Context(), `SELECT start_at, created_at, clock_timestamp() FROM jobs.jobs WHERE id = $1`, id).Scan(&start, &created, &now); err != nil {
+			t.Fatal(err)
+		}
+		return start.Sub(now), start.Sub(created)
+	}
+	first := ask(time.Minute, time.Hour)
+	same := func(r jobs.EnqueueResult) {
+		t.Helper()
+		if !r.Joined || r.JobID != first.JobID {
+			t.Errorf("a job of its own: %+v", r)
+		}
+	}
+	same(ask(time.Minute, time.Hour)) // far enough away already
+	if in, _ := due(first.JobID); in > time.Minute {
+		t.Errorf("due in %v: written to without need", in)
+	}
+	same(ask(10*time.Minute, time.Hour))
+	if in, _ := due(first.JobID); in < 9*time.Minute || in > 10*time.Minute {
+		t.Errorf("due in %v after a request for ten minutes", in)
+	}
+	same(ask(10*time.Hour, time.Hour))
+	if _, age := due(first.JobID); age < 59*time.Minute || age > time.Hour+time.Second {
+		t.Errorf("due %v after it was asked for, more than an hour", age)
+	}
+	same(ask(time.Second, time.Hour)) // sooner: it is taken in, and changes nothing
+	if _, age := due(first.JobID); age < 59*time.Minute {
+		t.Errorf("due %v after it was asked for", age)
+	}
+
+	// What is due takes a request in until it starts, and then the next one makes another job.
+	if _, err := b.pool.Exec(t.Context(), `UPDATE jobs.jobs SET start_at = clock_timestamp() + interval '300 milliseconds'`); err != nil {
+		t.Fatal(err)
+	}
+	b.handle(jobs.KindSpec{Concurrency: 1}, func(_ context.Context, j *jobs.Job[args]) (any, error) { return nil, nil })
+	tx, err := b.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var now time.Time
+	if err := tx.QueryRow(t.Context(), `SELECT clock_timestamp()`).Scan(&now); err != nil {
+		t.Fatal(err)
+	}
+	r, err := b.client.Enqueue(t.Context(), tx, jobs.EnqueueParams{
+		Kind: kind, Args: wrapperspb.String("x"), CoalesceKey: "k", StartAt: now.Add(400 * time.Millisecond), JoinPending: true, PutOff: 2 * time.Hour,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(r)
+	b.dispatcher()
+	b.runner()
+	other, err := b.client.Enqueue(t.Context(), b.pool, jobs.EnqueueParams{Kind: kind, Args: wrapperspb.String("other"), StartAt: time.Now().Add(800 * time.Millisecond)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.ends(other.JobID, jobs.Succeeded)
+	if j, err := b.client.Get(t.Context(), first.JobID); err != nil || j.State != jobs.Scheduled {
+		t.Errorf("it started before the transaction that joined it ended: %v, %v", j, err)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.ends(first.JobID, jobs.Succeeded)
+	if r := ask(time.Minute, time.Hour); r.Joined {
+		t.Errorf("a request joined a job that has ended: %+v", r)
+	}
+}
+
+// A job that has failed before takes nothing in: its pause was not made for the request, and its last attempt may be near.
+func TestARequestDoesNotJoinWhatWaitsForAnotherAttempt(t *testing.T) {
+	b := setup(t)
+	for name, putOff := range map[string]time.Duration{"put off": 2 * time.Second, "joined": 0} {
+		ask := func() jobs.EnqueueResult {
+			t.Helper()
+			var r jobs.EnqueueResult
+			err := pgx.BeginFunc(t.Context(), b.pool, func(tx pgx.Tx) (err error) {
+				r, err = b.client.Enqueue(t.Context(), tx, jobs.EnqueueParams{
+					Kind: kind, Args: wrapperspb.String("x"), CoalesceKey: name, StartAt: time.Now().Add(10 * time.Second), JoinPending: true, PutOff: putOff,
+				})
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r
+		}
+		set := func(id uuid.UUID, what string) {
+			t.Helper()
+			if _, err := b.pool.Exec(t.Context(), `UPDATE jobs.jobs SET `+what+` WHERE id = $1`, id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		first := ask()
+		if r := ask(); r.JobID != first.JobID {
+			t.Errorf("%s: %+v beside %+v", name, r, first)
+		}
+		set(first.JobID, `failures = 7`)
+		second := ask()
+		if second.Joined {
+			t.Errorf("%s: joined a job before its last attempt", name)
+		}
+		set(first.JobID, `state = 'queued', start_at = NULL`)
+		if r := ask(); r.JobID != second.JobID {
+			t.Errorf("%s: %+v beside %+v", name, r, second)
+		}
+		set(second.JobID, `start_at = now() + interval '15 seconds'`)
+		if r := ask(); r.JobID == second.JobID {
+			t.Errorf("%s: waits %s longer than it may", name, 5*time.Second-putOff)
+		}
+	}
+}

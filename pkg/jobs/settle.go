@@ -35,8 +35,11 @@ func Hold(ctx context.Context, tx pg.DB, job uuid.UUID, claim int64) error {
 	return nil
 }
 
+// ReasonClaimLost is the reason of Hold's refusal.
+const ReasonClaimLost = "JOB_CLAIM_LOST"
+
 func lostClaim(job uuid.UUID, claim int64) error {
-	return fault.New(fault.LostRace, "claim %d on job %s is not held any more", claim, job).WithReason("JOB_CLAIM_LOST")
+	return fault.New(fault.LostRace, "claim %d on job %s is not held any more", claim, job).WithReason(ReasonClaimLost)
 }
 
 const settleSQL = `

@@ -18,6 +18,7 @@ const (
 	sweepBatch  = 500
 	minRest     = 5 * time.Millisecond
 	housekeep   = 15 * time.Second // how often the slower duties come round
+	reckonAnew  = 10 * time.Minute // how often it is looked whether schedules wait for what a wrong clock said
 	probeWait   = 3 * time.Second
 	purgeBatch  = 1000
 	stuckOutbox = 10 * time.Second // a relay that took rows and died
@@ -26,7 +27,7 @@ const (
 // sweep does the sweeper's duties while it holds the office. They are all safe to do twice: the office only saves work.
 func (d *Dispatcher) sweep(ctx context.Context) {
 	defer d.resign(ctx)
-	var kept time.Time
+	var kept, reckoned time.Time
 	for {
 		pause := d.cfg.Sweep
 		leads, err := d.lead(ctx)
@@ -35,6 +36,10 @@ func (d *Dispatcher) sweep(ctx context.Context) {
 			if time.Since(kept) > min(housekeep, d.cfg.RedispatchAfter) {
 				duties = append(duties, d.housekeeping()...)
 				kept = time.Now()
+			}
+			if reckoned.IsZero() || time.Since(reckoned) > reckonAnew {
+				duties = append([]func(context.Context) error{d.reckonAnew}, duties...)
+				reckoned = time.Now()
 			}
 			for _, duty := range duties {
 				// One duty that fails does not keep the others from being done.
@@ -191,12 +196,23 @@ func (d *Dispatcher) fire(ctx context.Context, tx pgx.Tx, s Schedule) error {
 	}
 	var lastError string
 	next, err := s.after(s.NextAt, now)
-	if err != nil {
-		// Saved by a version with other ideas: it stops, and says so where people look.
-		lastError = clean(err.Error())
+	switch {
+	case err != nil && limited(s.Cron):
+		next = time.Time{} // its last year is over
+	case err != nil:
+		// What a newer version saved, or a zone that this machine does not know: it says so where people look, and goes on
+		// when somebody can reckon it.
+		next, lastError = now.Add(retryReckoning), clean(err.Error())
+	}
+	if s.LastError != "" { // this was no tick
+		_, err = tx.Exec(ctx, `UPDATE jobs.schedules SET next_at = $2, last_error = $3 WHERE id = $1`, s.ID, nullTime(next), lastError)
+		return err
 	}
 	p := s.Job
 	p.ScheduleID = s.ID
+	if s.Jitter > 0 {
+		p.StartAt = now.Add(time.Duration(d.cfg.Rand() * float64(s.Jitter)))
+	}
 	c := Client{}
 	res, err := c.enqueue(ctx, tx, &p, c.coalesce(&p))
 	if err != nil {
@@ -205,6 +221,31 @@ func (d *Dispatcher) fire(ctx context.Context, tx pgx.Tx, s Schedule) error {
 	_, err = tx.Exec(ctx, `UPDATE jobs.schedules SET next_at = $2, last_at = now(), last_job = $3, last_error = $4 WHERE id = $1`,
 		s.ID, nullTime(next), res.JobID, lastError)
 	return err
+}
+
+// reckonAnew puts right what a clock has left behind that was ahead for a while, and what could not be reckoned before.
+func (d *Dispatcher) reckonAnew(ctx context.Context) error {
+	var now time.Time
+	if err := d.cfg.Pool.QueryRow(ctx, `SELECT now()`).Scan(&now); err != nil {
+		return fmt.Errorf("reckon schedules: %w", pg.Classify(err))
+	}
+	all, err := listSchedules(ctx, d.cfg.Pool, `WHERE NOT paused AND (next_at > $1 OR next_at IS NULL) AND (cron <> '' OR repeat_every IS NOT NULL)`, now)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		next, err := s.due(now)
+		if err != nil || next.Equal(s.NextAt) {
+			continue
+		}
+		d.log.WarnContext(ctx, "jobs: a schedule is reckoned anew", "schedule", s.Namespace+"/"+s.Name, "was", s.NextAt, "is", next)
+		// Whoever has touched it since has reckoned it as well.
+		if _, err := d.cfg.Pool.Exec(ctx, `UPDATE jobs.schedules SET next_at = $2, last_error = '' WHERE id = $1 AND next_at IS NOT DISTINCT FROM $3 AND updated_at = $4`,
+			s.ID, nullTime(next), nullTime(s.NextAt), s.UpdatedAt); err != nil {
+			return fmt.Errorf("reckon schedule %s/%s: %w", s.Namespace, s.Name, pg.Classify(err))
+		}
+	}
+	return nil
 }
 
 // suspectStreams looks for kinds where a job waits although slots are free. If the kind's stream does not deliver what is
