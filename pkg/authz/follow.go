@@ -20,8 +20,12 @@ const (
 	PollEvery = 2 * time.Second
 	// StaleAfter is how old a snapshot may be: the bound within which a revocation acts.
 	StaleAfter = 5 * time.Second
-	// refreshGap is the least time between two refreshes, however many callers are refused.
-	refreshGap = 50 * time.Millisecond
+	// refreshGap is the least time between two refreshes, however many callers are refused. A snapshot that takes long to
+	// read, of very many bindings that change all the time, is read less often: for one part in refreshShare of the time at most, and
+	// after maxRefreshGap at the latest.
+	refreshGap    = 50 * time.Millisecond
+	maxRefreshGap = 500 * time.Millisecond
+	refreshShare  = 5
 	// refreshTimeout bounds one request; below StaleAfter, so that a lost answer does not cost the whole allowance.
 	refreshTimeout = 2 * time.Second
 )
@@ -139,7 +143,9 @@ func (r *Roles) follow(ctx context.Context, stopped chan struct{}) {
 	defer tick.Stop()
 	failing := false
 	for {
+		began := time.Now()
 		err := r.refresh(ctx)
+		gap := min(max(refreshGap, time.Since(began)*(refreshShare-1)), maxRefreshGap)
 		if failing != (err != nil) && ctx.Err() == nil {
 			if failing = err != nil; failing {
 				r.log.WarnContext(ctx, "the role snapshot cannot be refreshed; only public data will be served soon", "error", err)
@@ -151,7 +157,7 @@ func (r *Roles) follow(ctx context.Context, stopped chan struct{}) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(refreshGap):
+		case <-time.After(gap):
 		}
 		select {
 		case <-ctx.Done():
@@ -210,7 +216,7 @@ func (r *Roles) await(ctx context.Context) error {
 		return fault.New(fault.Unavailable, "roles are not being followed")
 	}
 	r.Wake()
-	ctx, cancel := context.WithTimeout(ctx, refreshTimeout+refreshGap)
+	ctx, cancel := context.WithTimeout(ctx, refreshTimeout+maxRefreshGap)
 	defer cancel()
 	select {
 	case <-w.done:

@@ -101,6 +101,7 @@ func (s *Server) admit(ctx context.Context, p *Policy) (context.Context, error) 
 
 // authorize asks for the permission on the resource that the request names.
 func (s *Server) authorize(ctx context.Context, p *Policy, req any) (context.Context, error) {
+	ctx = context.WithValue(ctx, onceKey{}, &onceValues{values: map[any]*onceValue{}})
 	if p.Access.GetRule() != optionsv1.Rule_RULE_PERMISSION {
 		return ctx, nil
 	}

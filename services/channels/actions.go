@@ -34,6 +34,8 @@ const (
 
 // action is something that may be asked for on a channel.
 type action struct {
+	// name is what people ask for.
+	name       string
 	kind       string
 	permission authz.Permission
 	// shown is how the job is called; empty means as the action.
@@ -50,15 +52,20 @@ var actions = map[string]action{
 
 const shownDryRun = "pkgstore_cleanup_dry_run"
 
-func findAction(name string) (action, error) {
-	a, ok := actions[name]
-	if !ok {
-		return a, fault.Field("action", "there is no action %s", shown(name))
+func findAction(name string) (action, error) { return findIn(name, actions) }
+
+// findIn finds an action in the first of the maps that has it.
+func findIn(name string, maps ...map[string]action) (action, error) {
+	for _, m := range maps {
+		if a, ok := m[name]; ok {
+			a.name = name
+			if a.shown == "" {
+				a.shown = name
+			}
+			return a, nil
+		}
 	}
-	if a.shown == "" {
-		a.shown = name
-	}
-	return a, nil
+	return action{}, fault.Field("action", "there is no action %s", shown(name))
 }
 
 // registerActions adds the kinds of this file to a pool.
@@ -108,7 +115,17 @@ func (s *Service) StartAction(ctx context.Context, req *channelsv1.StartActionRe
 	if err != nil {
 		return nil, err
 	}
-	return s.startJob(ctx, p, when, "action/"+ch.ID.String()+"/"+req.GetAction(), func(tx pgx.Tx) error {
+	schedule := storedName(ch, req.GetAction())
+	return s.startJob(ctx, p, when, schedule, func(tx pgx.Tx) error {
+		if when.repeat > 0 {
+			locked, err := lockChannel(ctx, tx, ch.ID) // and let nobody set or end the schedule that this one replaces
+			if err != nil {
+				return err
+			}
+			if _, _, err := s.mayReplace(ctx, tx, caller, locked, schedule); err != nil {
+				return err
+			}
+		}
 		return s.record(ctx, tx, caller, "channel.action", ch, map[string]any{"action": req.GetAction(), "repeat_every_seconds": req.GetRepeatEverySeconds()})
 	})
 }
@@ -193,11 +210,14 @@ func (s *Service) repeat(ctx context.Context, tx pgx.Tx, p jobs.EnqueueParams, w
 	return sc.ID, err
 }
 
-// endRepetitions removes what repeats on a channel that is deleted.
+// endRepetitions removes the schedules of a channel that is deleted.
 func (s *Service) endRepetitions(ctx context.Context, tx pgx.Tx, ch *channelRow) error {
-	for name := range actions {
-		err := s.jobs.DeleteSchedule(ctx, tx, ch.Namespace, "action/"+ch.ID.String()+"/"+name)
-		if err != nil && !fault.Is(err, fault.NotFound) {
+	all, err := s.schedulesOf(ctx, tx, ch)
+	if err != nil {
+		return err
+	}
+	for _, sc := range all {
+		if err := s.jobs.DeleteSchedule(ctx, tx, ch.Namespace, sc.Name); err != nil && !fault.Is(err, fault.NotFound) {
 			return err
 		}
 	}
@@ -246,13 +266,20 @@ type generated struct {
 
 // generateJob is the worker of KindGenerate.
 func (s *Service) generateJob(ctx context.Context, job *jobs.Job[*channelsv1.ActionJobArgs]) (any, error) {
-	ch, _, err := s.actionTarget(ctx, job, authz.ChannelSync)
+	ch, caller, err := s.actionTarget(ctx, job, authz.ChannelSync)
 	if err != nil {
 		return nil, err
 	}
 	out := generated{Revision: ch.Head, Subdirs: []string{}}
 	if ch.kind() == channelsv1.ChannelKind_CHANNEL_KIND_PROXY { // whose index is upstream's
 		return out, nil
+	}
+	// The shards come with the revision, the large files follow.
+	if err := s.generateShards(ctx, ch.ID, caller, claim{job.ID, job.Claim}); err != nil {
+		if fault.Is(err, fault.NotFound) {
+			err = jobs.Cancel(err)
+		}
+		return nil, err
 	}
 	subdirs, err := subdirsOf(ctx, s.pool, ch.ID)
 	if err != nil {
@@ -278,6 +305,26 @@ func (s *Service) generateJob(ctx context.Context, job *jobs.Job[*channelsv1.Act
 		job.Progress(int64(len(out.Subdirs)), int64(len(subdirs)), 0, subdir)
 	}
 	return out, nil
+}
+
+// generateShards makes all shards anew and publishes them, once for a job however often it is tried.
+func (s *Service) generateShards(ctx context.Context, channel uuid.UUID, caller authn.Caller, by claim) error {
+	if done, err := generatedBy(ctx, s.pool, channel, by.job); err != nil || done > 0 {
+		return err
+	}
+	all, err := s.rebuildShards(ctx, channel)
+	if err != nil {
+		return err
+	}
+	_, err = s.publish(ctx, publication{
+		channel: channel, cause: causeGenerate, author: caller.Actor(), holds: []claim{by}, rebuilt: all,
+		stage: func(context.Context, *staging) error { return nil },
+		moved: func(ctx context.Context, tx pgx.Tx, p *published) error {
+			_, err := tx.Exec(ctx, `UPDATE channels.revisions SET job = $3 WHERE channel_id = $1 AND number = $2`, channel, p.channel.Head, by.job)
+			return pg.Classify(err)
+		},
+	})
+	return err
 }
 
 // cleaned is the result of KindCleanup.

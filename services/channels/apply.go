@@ -27,6 +27,9 @@ import (
 
 // stagePlan reads a plan blob into the staging tables and works out the changes. It returns the policy that applies.
 func (s *Service) stagePlan(ctx context.Context, st *staging, digest blob.Digest, policy channelsv1.RemovalPolicy, uploader string) (channelsv1.RemovalPolicy, error) {
+	if err := st.tables(ctx); err != nil {
+		return policy, err
+	}
 	if policy == channelsv1.RemovalPolicy_REMOVAL_POLICY_UNSPECIFIED {
 		m, err := st.channel.mirrorSettings()
 		if err != nil {
@@ -164,10 +167,7 @@ func (s *Service) compare(ctx context.Context, id uuid.UUID, digest blob.Digest,
 		if err != nil {
 			return err
 		}
-		st, err := newStaging(ctx, tx, ch, s.now())
-		if err != nil {
-			return err
-		}
+		st := newStaging(tx, ch, s.now())
 		st.whole = whole
 		if _, err := s.stagePlan(ctx, st, digest, policy, ""); err != nil {
 			return err
@@ -290,16 +290,11 @@ func (s *Service) checkStored(ctx context.Context, st *staging) error {
 		var sizes []int64
 		err := eachStored(ctx, s.blobs, page, func(i int, stored bool, size int64) {
 			f := page[i]
-			switch {
-			case bad != nil:
-			case f.Digest == nil:
-				bad = fault.New(fault.Invalid, "the plan has no SHA-256 of %s", f.Path).WithReason(plan.Reason)
-			case !stored:
-				bad = fault.New(fault.Precondition, "the bytes of %s are not stored", f.Path).WithReason("BLOB_MISSING")
-			case f.Size < 0:
+			if bad != nil {
+				return
+			}
+			if bad = checkOne(f, stored, size); bad == nil && f.Size < 0 {
 				paths, sizes = append(paths, f.Path), append(sizes, size)
-			case f.Size != size:
-				bad = fault.New(fault.Invalid, "%s has %d bytes, the plan says %d", f.Path, size, f.Size).WithReason("SIZE_MISMATCH")
 			}
 		})
 		if err != nil || bad != nil {
@@ -312,6 +307,19 @@ func (s *Service) checkStored(ctx context.Context, st *staging) error {
 			UPDATE channels_change c SET size = u.size FROM unnest($1::text[], $2::bigint[]) u(path, size) WHERE c.path = u.path`, paths, sizes)
 		return pg.Classify(err)
 	})
+}
+
+// checkOne compares a staged file with what is stored. A size below zero is not known yet.
+func checkOne(f stagedDigest, stored bool, size int64) error {
+	switch {
+	case f.Digest == nil:
+		return fault.New(fault.Invalid, "the plan has no SHA-256 of %s", f.Path).WithReason(plan.Reason)
+	case !stored:
+		return fault.New(fault.Precondition, "the bytes of %s are not stored", f.Path).WithReason(reasonBlobMissing)
+	case f.Size >= 0 && f.Size != size:
+		return fault.New(fault.Invalid, "%s has %d bytes, the plan says %d", f.Path, size, f.Size).WithReason(reasonSize)
+	}
+	return nil
 }
 
 // Apply makes a plan the channel's next revision.

@@ -16,7 +16,7 @@ import (
 
 // StartBuiltinJob queues an action on all channels that it fits.
 func (s *Service) StartBuiltinJob(ctx context.Context, req *channelsv1.StartBuiltinJobRequest) (*jobsv1.Job, error) {
-	if _, err := findAction(req.GetAction()); err != nil {
+	if _, err := findIn(req.GetAction(), actions, foreignActions); err != nil {
 		return nil, err
 	}
 	if _, err := parseItems(req.GetItemsSpec()); err != nil {
@@ -45,7 +45,7 @@ type started struct {
 
 // builtinJob is the worker of KindBuiltin.
 func (s *Service) builtinJob(ctx context.Context, job *jobs.Job[*channelsv1.BuiltinJobArgs]) (any, error) {
-	a, err := findAction(job.Args.GetAction())
+	a, err := findIn(job.Args.GetAction(), actions, foreignActions)
 	if err != nil {
 		return nil, err
 	}
@@ -70,6 +70,9 @@ func (s *Service) builtinJob(ctx context.Context, job *jobs.Job[*channelsv1.Buil
 	}
 	out := started{Channels: []string{}}
 	for i, ch := range all {
+		if !a.fits(ch) {
+			continue
+		}
 		has, err := s.hasItems(ctx, ch, items)
 		if err != nil {
 			return nil, err
@@ -81,7 +84,7 @@ func (s *Service) builtinJob(ctx context.Context, job *jobs.Job[*channelsv1.Buil
 		if !items.all {
 			narrow = job.Args.GetItemsSpec()
 		}
-		p, err := actionParams(ch, a, caller, narrow)
+		p, err := jobOf(ch, a, caller, narrow)
 		if err != nil {
 			return nil, err
 		}

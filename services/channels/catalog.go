@@ -2,6 +2,7 @@ package channels
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -44,6 +45,12 @@ type catalog struct {
 type catalogSubdir struct {
 	Digest blob.Digest `json:"sha256"`
 	Size   int64       `json:"size"`
+}
+
+// newer reports whether c came after old. The subdirs of one revision are built one after another, and a catalog is written
+// whenever some are done, so several of a revision may lie in the store.
+func (c *catalog) newer(old *catalog) bool {
+	return cmp.Or(cmp.Compare(c.Revision, old.Revision), c.Time.Compare(old.Time), cmp.Compare(len(c.Subdirs), len(old.Subdirs))) > 0
 }
 
 // buildCatalog stores a channel's catalog; no files mean that the newest one says it all.
@@ -117,7 +124,7 @@ func (s *Service) findCatalogs(ctx context.Context, name string) (map[uuid.UUID]
 		if err != nil || c == nil || !strings.EqualFold(c.Channel, name) {
 			return err
 		}
-		if old := out[c.ID]; old == nil || c.Revision > old.Revision {
+		if old := out[c.ID]; old == nil || c.newer(old) {
 			out[c.ID] = c
 		}
 		return nil

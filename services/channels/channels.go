@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/singleflight"
 
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
@@ -27,8 +29,9 @@ import (
 
 // Config tunes the service. The zero value takes the defaults.
 type Config struct {
-	// BatchWindow is how long the first upload to a channel waits for others to share its revision. Default 20 ms: most
-	// of what one upload may cost until its shard index shows it is left for the work itself. Negative means none.
+	// BatchWindow is how long an upload waits for others that are on their way to the same channel, to share a revision with
+	// them. Default 20 ms: most of what one upload may cost until its shard index shows it is left for the work itself.
+	// Negative means none. Without company there is no wait.
 	BatchWindow time.Duration
 	// FullInspect is the size in bytes up to which an uploaded archive is read to its end before it is listed; of
 	// larger ones, and of .tar.bz2 files above a sixteenth of it, only the metadata. Default 512 MiB: some seconds of one
@@ -56,6 +59,7 @@ type Config struct {
 	gzipWithIndex int64
 	extrasPause   time.Duration
 	spliceFrom    int64
+	stageAll      bool // in tables, however few files there are
 }
 
 func (c Config) withDefaults() Config {
@@ -91,6 +95,8 @@ type Roles interface {
 	Allow(ctx context.Context, c authn.Caller, permission authz.Permission, res authz.Resource) error
 	Readable(ctx context.Context, c authn.Caller) (authz.Readable, error)
 	Snapshot() *authz.Snapshot
+	// Await waits until decisions are made by roles of at least the version.
+	Await(ctx context.Context, version int64) error
 }
 
 // Publisher tells whoever listens now; *bus.Bus is one.
@@ -98,7 +104,7 @@ type Publisher interface {
 	Publish(ctx context.Context, subject string, data []byte) error
 }
 
-// Deps are what the service stands on. All but Bus, Now and Logger are required.
+// Deps are what the service stands on. All but Bus, Tracer, Now and Logger are required.
 type Deps struct {
 	// Pool is on a database with the schemas channels, jobs, refs and audit.
 	Pool  *pgxpool.Pool
@@ -113,9 +119,13 @@ type Deps struct {
 	// HTTP asks other servers: mirrors that are registered, upstreams that this server is a mirror of. It obeys the egress
 	// policy and follows no redirects; nil asks nobody.
 	HTTP *http.Client
+	// Sources are asked for files whose bytes were lost; nil repairs nothing.
+	Sources Sources
 	// Seal keeps what must not be read or written by others: upstreams' keys, and the catalogs. Nil: neither is kept.
-	Seal   *seal.Key
-	Roles  Roles
+	Seal  *seal.Key
+	Roles Roles
+	// Tracer makes the spans of publications; nil is OpenTelemetry's global one.
+	Tracer trace.TracerProvider
 	Now    func() time.Time
 	Logger *slog.Logger
 }
@@ -132,14 +142,18 @@ type Service struct {
 	identity  identityv1.IdentityServiceClient
 	upstreams syncv1.SyncServiceClient
 	http      *http.Client
+	sources   Sources
 	seal      *seal.Key
 	roles     Roles
+	tracer    trace.Tracer
 	now       func() time.Time
 	log       *slog.Logger
 
 	gates   gates
 	prompt  courtesy // of builds that clients wait for
 	uploads uploads
+	names   nameTable
+	shards  shardCache
 
 	pastFlights singleflight.Group
 	pastSlots   chan struct{}
@@ -153,16 +167,20 @@ func New(cfg Config, d Deps) (*Service, error) {
 		return nil, fmt.Errorf("channels: pool, blobs, jobs, identity and roles are required")
 	}
 	s := &Service{
-		cfg: cfg.withDefaults(), pool: d.Pool, blobs: d.Blobs, jobs: d.Jobs, bus: d.Bus, identity: d.Identity, upstreams: d.Upstreams, http: d.HTTP, seal: d.Seal, roles: d.Roles, now: d.Now, log: d.Logger,
+		cfg: cfg.withDefaults(), pool: d.Pool, blobs: d.Blobs, jobs: d.Jobs, bus: d.Bus, identity: d.Identity, upstreams: d.Upstreams, http: d.HTTP, sources: d.Sources, seal: d.Seal, roles: d.Roles, now: d.Now, log: d.Logger,
 		pastSlots: make(chan struct{}, pastParallel),
 	}
+	if d.Tracer == nil {
+		d.Tracer = otel.GetTracerProvider()
+	}
+	s.tracer = d.Tracer.Tracer("github.com/entrepot-dev/entrepot/services/channels")
 	if s.now == nil {
 		s.now = time.Now
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.uploads = uploads{window: s.cfg.BatchWindow, publish: s.publishUploads, waiting: make(map[uuid.UUID][]*upload)}
+	s.uploads = uploads{window: s.cfg.BatchWindow, publish: s.publishUploads, queues: make(map[uuid.UUID]*uploadQueue), stops: make(chan struct{})}
 	return s, nil
 }
 

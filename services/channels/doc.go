@@ -13,7 +13,7 @@
 //	COPY     set-wise SQL          nothing else is rebuilt     durable      one transaction                         bus
 //
 // Whoever finds another head under the lock than the one it began with has lost a race: uploads and deletions begin
-// anew, a sync is told (it must compare its plan again). Uploads to a channel that come within 20 ms share a revision;
+// anew, a sync is told (it must compare its plan again). Uploads to a channel that come together share a revision;
 // each is still accepted or refused by itself.
 //
 // # Index files
@@ -60,6 +60,7 @@
 //   - Nothing is listed that is not stored with that digest and size, or else marked as redirected to the upstream.
 //   - A failed or killed publication leaves nothing visible; at most blobs that no row names, which storage collects.
 //   - A job's writes carry its claim and are refused once another attempt has begun.
-//   - size + growth ≤ size_limit, checked under the lock, for all writers together.
+//   - size + growth ≤ size_limit, checked under the lock, for all writers together; the same for what all channels of a
+//     namespace hold together, where that has a limit.
 //   - Mirrors and proxies take no uploads and deletions; hosted channels take no plans.
 package channels

@@ -40,3 +40,6 @@ func (c Config) WithPastRecords(n int) Config {
 	c.pastRecords = n
 	return c
 }
+
+// WithStageAll stages all publications in tables.
+func (c Config) WithStageAll() Config { c.stageAll = true; return c }

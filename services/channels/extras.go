@@ -42,6 +42,10 @@ var pinnedLines = map[string][]string{"python": {"3.8", "3.9", "3.10", "3.11", "
 const (
 	extrasPause        = 2 * time.Second
 	extrasPausePerByte = time.Microsecond
+	// extrasSettle is how long nothing must be built of a stream until its extras are, and extrasStream how long these wait
+	// at most if they are not large.
+	extrasSettle = 3 * time.Second
+	extrasStream = 10 * time.Second
 )
 
 // enqueueExtras asks for the extras of a subdir and for the channel's. Requests that come before one that waits is due are
@@ -57,11 +61,17 @@ func (s *Service) enqueueExtras(ctx context.Context, tx pg.DB, c *channelRow, su
 		if force {
 			p.CoalesceKey += "!"
 		} else {
-			var err error
-			if p.StartAt, err = s.extrasFrom(ctx, tx, c.ID, subdir, sub); err != nil {
+			from, pause, now, err := s.extrasFrom(ctx, tx, c.ID, subdir, sub)
+			if err != nil {
 				return fmt.Errorf("enqueue %s: %w", KindExtras, err)
 			}
-			p.JoinPending = true
+			p.StartAt, p.JoinPending = from, true
+			if from.After(now) { // a stream, it seems: they wait for its end, or not too long
+				if quiet := now.Add(min(extrasSettle, 2*pause)); quiet.After(from) {
+					p.StartAt = quiet
+				}
+				p.PutOff = max(pause, extrasStream)
+			}
 		}
 		if _, err := s.jobs.Enqueue(ctx, tx, p); err != nil {
 			return fmt.Errorf("enqueue %s: %w", KindExtras, err)
@@ -70,34 +80,37 @@ func (s *Service) enqueueExtras(ctx context.Context, tx pg.DB, c *channelRow, su
 	return nil
 }
 
-// extrasFrom returns when the extras may be built next, after a build of a subdir's repodata.json; zero is at once. sub is
-// that subdir, or empty for the channel's.
-func (s *Service) extrasFrom(ctx context.Context, db pg.DB, id uuid.UUID, subdir, sub string) (time.Time, error) {
-	path := fileChannelData
-	if sub != "" {
-		path = sub + "/" + fileRunExports
+// extrasFrom returns when the extras may be built next, after a build of a subdir's repodata.json, which is in the past if
+// at once; the pause that is kept after others; and the time. sub is that subdir, or empty for the channel's.
+func (s *Service) extrasFrom(ctx context.Context, db pg.DB, id uuid.UUID, subdir, sub string) (from time.Time, pause time.Duration, now time.Time, err error) {
+	path := subdir + "/" + fileRunExports
+	pause = s.cfg.extrasPause
+	if sub == "" {
+		// A new subdir is told of at once: mirrors ask for the subdirs that channeldata.json names, and for no others.
+		if before, err := newestRendition(ctx, db, id, path, 0); err != nil || before == nil {
+			return from, pause, now, err
+		}
+		path = fileChannelData
 	}
 	last, err := newestRendition(ctx, db, id, path, 0)
 	if err != nil || last == nil {
-		return time.Time{}, err
+		return from, pause, now, err
 	}
-	pause := s.cfg.extrasPause
 	base, err := newestRendition(ctx, db, id, subdir+"/"+fileRepodata, 0)
 	if err != nil {
-		return time.Time{}, err
+		return from, pause, now, err
 	}
 	if base != nil {
 		pause = max(pause, min(time.Duration(base.Size)*extrasPausePerByte, extrasLag))
 	}
 	// Whoever built the last ones may have a clock that is ahead; jobs are due by the database's.
-	var now time.Time
 	if err := db.QueryRow(ctx, `SELECT now()`).Scan(&now); err != nil {
-		return time.Time{}, pg.Classify(err)
+		return from, pause, now, pg.Classify(err)
 	}
 	if last.CreatedAt.After(now) {
-		return now.Add(pause), nil
+		return now.Add(pause), pause, now, nil
 	}
-	return last.CreatedAt.Add(pause), nil
+	return last.CreatedAt.Add(pause), pause, now, nil
 }
 
 // extras is the worker of KindExtras.

@@ -66,11 +66,12 @@ func (s *switchable) set(fail func(op string) error) {
 
 func (s *switchable) ask(op string, _ blob.Digest) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.fail == nil {
+	fail := s.fail
+	s.mu.Unlock()
+	if fail == nil {
 		return nil
 	}
-	return s.fail(op)
+	return fail(op) // without the lock, for it may wait
 }
 
 // recordingBus keeps what was announced and passes it on.
@@ -187,11 +188,13 @@ var ownKinds = []string{
 }
 
 // settled waits until no job of the service is left to do.
-func (b *bundle) settled() {
+func (b *bundle) settled() { b.settledKind(ownKinds...) }
+
+func (b *bundle) settledKind(kinds ...string) {
 	b.t.Helper()
 	deadline := time.Now().Add(30 * time.Second)
 	for {
-		n, err := b.jobs.Count(b.t.Context(), jobs.Filter{Kinds: ownKinds, States: []jobs.State{jobs.Queued, jobs.Scheduled, jobs.Running}})
+		n, err := b.jobs.Count(b.t.Context(), jobs.Filter{Kinds: kinds, States: []jobs.State{jobs.Queued, jobs.Scheduled, jobs.Running}})
 		if err != nil {
 			b.t.Fatal(err)
 		}

@@ -3,6 +3,7 @@ package channels
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -51,16 +52,54 @@ func (s *Service) RegisterJobs(reg *jobs.Registry) {
 	s.registerActions(reg)
 }
 
-// enqueueIndex asks for the index files of a subdir. While one build runs, any number of requests make one more.
-func (s *Service) enqueueIndex(ctx context.Context, tx pg.DB, c *channelRow, subdir string, force bool) (uuid.UUID, error) {
+// What is published after a rest is indexed at once. Of publications in quick succession, as when a build farm uploads, each
+// build of the large index files but the last would be of no use before the next one: they wait until nothing was published
+// for twice as long as it took from one to the next, within bounds, but not for longer than indexLag. The shards show every
+// revision at once nevertheless.
+const (
+	indexRest      = 250 * time.Millisecond
+	indexSettle    = 50 * time.Millisecond
+	indexSettleMax = 300 * time.Millisecond
+	indexLag       = 2 * time.Second
+)
+
+// settleAfter returns how long a build waits for further publications; 0 after a rest. gap is the time since the last one.
+func settleAfter(gap time.Duration) time.Duration {
+	if gap >= indexRest {
+		return 0
+	}
+	return min(max(2*gap, indexSettle), indexSettleMax)
+}
+
+// settleOf is settleAfter for the publication at now that follows a revision. The channel's own time of change says nothing
+// of that: it moves with its description, too.
+func settleOf(ctx context.Context, db pg.DB, channel uuid.UUID, revision int64, now time.Time) (time.Duration, error) {
+	var at time.Time
+	err := db.QueryRow(ctx, `SELECT created_at FROM channels.revisions WHERE channel_id = $1 AND number = $2`, channel, revision).Scan(&at)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, nil // old enough to have been dropped
+	}
+	return settleAfter(now.Sub(at)), pg.Classify(err)
+}
+
+// enqueueIndex asks for the index files of a subdir. While one build runs, any number of requests make one more. settle is
+// how long the build waits for what may follow; 0 is not at all.
+func (s *Service) enqueueIndex(ctx context.Context, tx pg.DB, c *channelRow, subdir string, force bool, settle time.Duration) (uuid.UUID, error) {
 	p := jobs.EnqueueParams{
 		Kind: KindIndex, Namespace: c.Namespace, Resource: resourceName(c),
 		Args:        &channelsv1.IndexJobArgs{ChannelId: c.ID.String(), Subdir: subdir, Force: force},
 		Principal:   jobs.Principal{Name: authn.Service("channels").Name},
 		CoalesceKey: c.ID.String() + "/" + subdir,
 	}
-	if force { // not to be taken in by a build that may find nothing to do
+	switch {
+	case force: // not to be taken in by a build that may find nothing to do
 		p.CoalesceKey += "!"
+	case settle > 0:
+		var now time.Time // jobs are due by the database's clock
+		if err := tx.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&now); err != nil {
+			return uuid.Nil, pg.Classify(err)
+		}
+		p.StartAt, p.JoinPending, p.PutOff = now.Add(settle), true, indexLag
 	}
 	r, err := s.jobs.Enqueue(ctx, tx, p)
 	if err != nil {
@@ -241,7 +280,7 @@ func (s *Service) rebuild(ctx context.Context, tx pgx.Tx, ch *channelRow, out *c
 	out.JobId = ""
 	// In order, for two requests must not wait for each other's jobs.
 	for _, subdir := range slices.Sorted(maps.Keys(subdirs)) {
-		id, err := s.enqueueIndex(ctx, tx, ch, subdir, true)
+		id, err := s.enqueueIndex(ctx, tx, ch, subdir, true, 0)
 		if err != nil {
 			return err
 		}

@@ -34,6 +34,8 @@ type publication struct {
 	// finish writes what else belongs into the transaction, after the head has moved; nil for nothing. It runs also if
 	// nothing was changed.
 	finish func(ctx context.Context, tx pgx.Tx, p *published) error
+	// rebuilt are all shards, built anew beforehand: a revision of the same files, for which all subdirs have changed.
+	rebuilt *rebuilt
 	// texts are what is said of packages that the channel does not know yet.
 	texts map[string]packageText
 	// moved writes what belongs into the transaction if the head moves, such as audit events; nil for nothing.
@@ -66,6 +68,8 @@ type published struct {
 	subdirs []string
 	// fresh are the package names that the channel did not know before.
 	fresh []string
+	// staged is the publication if it was staged in memory.
+	staged *staging
 }
 
 const (
@@ -77,8 +81,14 @@ const (
 	// causeReindex: files came back from storage; causeValidate: files went that storage does not have.
 	causeReindex  = "reindex"
 	causeValidate = "validate"
+	// causeGenerate: the same files, with index files that were made anew.
+	causeGenerate = "generate"
 
-	reasonHeadMoved = "HEAD_MOVED"
+	reasonHeadMoved   = "HEAD_MOVED"
+	reasonRecord      = "RECORD_INVALID"
+	reasonBlobMissing = "BLOB_MISSING"
+	reasonSize        = "SIZE_MISMATCH"
+	reasonQuota       = "QUOTA"
 
 	publishAttempts = 64
 	publishPause    = 10 * time.Millisecond
@@ -100,6 +110,9 @@ func (s *Service) publish(ctx context.Context, p publication) (*published, error
 		out, err := s.publishOnce(ctx, p)
 		if err == nil {
 			if out.moved {
+				if out.staged != nil {
+					s.keepShards(out.staged, out.channel.Head)
+				}
 				s.announce(ctx, out.channel, false)
 				s.analyze(ctx, out)
 			}
@@ -108,6 +121,9 @@ func (s *Service) publish(ctx context.Context, p publication) (*published, error
 		revived, rerr := s.revive(ctx, err)
 		if rerr != nil {
 			return nil, rerr
+		}
+		if revived && p.rebuilt != nil { // they are to be stored once more
+			return nil, errRevived()
 		}
 		lost := revived || pg.IsLostRace(err) || (isHeadMoved(err) && p.expected == 0)
 		if !lost || attempt == publishAttempts {
@@ -165,18 +181,24 @@ func (s *Service) publishTx(ctx context.Context, tx pgx.Tx, p publication) (*pub
 	if !now.After(ch.UpdatedAt) { // times within a channel never run backwards, whatever the clock does
 		now = ch.UpdatedAt.Add(time.Microsecond)
 	}
-	st, err := newStaging(ctx, tx, ch, now)
-	if err != nil {
-		return nil, err
-	}
+	st := newStaging(tx, ch, now)
 	if err := p.stage(ctx, st); err != nil {
 		return nil, err
 	}
 	out := &published{channel: ch}
-	if out.summary, err = st.summarize(ctx); err != nil {
-		return nil, err
+	var build *shardBuild
+	if st.adds != nil && p.rebuilt == nil {
+		out.summary, out.staged = st.adds.summarize(), st
+		build, err = s.buildFew(ctx, st)
+	} else {
+		if err := st.tables(ctx); err != nil {
+			return nil, err
+		}
+		if out.summary, err = st.summarize(ctx); err != nil {
+			return nil, err
+		}
+		build, err = s.buildShards(ctx, st, out.summary, p.rebuilt)
 	}
-	build, err := s.buildShards(ctx, st, out.summary)
 	if err != nil {
 		return nil, err
 	}
@@ -219,18 +241,12 @@ func (s *Service) write(ctx context.Context, st *staging, p publication, build *
 	if err := checkQuota(locked, out.NewBytes-out.OldBytes); err != nil {
 		return err
 	}
-	if err := st.writeFiles(ctx, locked.Head); err != nil {
-		return fmt.Errorf("write files: %w", err)
+	if err := checkTenant(ctx, st.tx, locked, out.NewBytes-out.OldBytes); err != nil {
+		return err
 	}
-	if err := s.writeShards(ctx, st, build, locked.Head); err != nil {
-		return fmt.Errorf("write shards: %w", err)
-	}
-	if err := s.writeRefs(ctx, st, build); err != nil {
-		return fmt.Errorf("write references: %w", err)
-	}
-	delta, err := writePackages(ctx, st, p.texts)
+	delta, err := s.writeContent(ctx, st, build, p.texts, locked.Head)
 	if err != nil {
-		return fmt.Errorf("write packages: %w", err)
+		return err
 	}
 	locked.PackageCount += delta
 	out.fresh = st.fresh
@@ -243,8 +259,14 @@ func (s *Service) write(ctx context.Context, st *staging, p publication, build *
 		return err
 	}
 	out.channel = locked
+	settle := time.Duration(0)
+	if out.Put+out.Removed < analyzeFrom { // of more there is none in quick succession
+		if settle, err = settleOf(ctx, st.tx, locked.ID, from, st.now); err != nil {
+			return err
+		}
+	}
 	for _, subdir := range out.subdirs {
-		if _, err := s.enqueueIndex(ctx, st.tx, locked, subdir, false); err != nil {
+		if _, err := s.enqueueIndex(ctx, st.tx, locked, subdir, false, settle); err != nil {
 			return err
 		}
 	}
@@ -257,6 +279,26 @@ func (s *Service) write(ctx context.Context, st *staging, p publication, build *
 	return nil
 }
 
+// writeContent writes what the channel lists from a revision on, and returns by how many the number of names with files grew.
+func (s *Service) writeContent(ctx context.Context, st *staging, build *shardBuild, texts map[string]packageText, revision int64) (delta int64, err error) {
+	if st.adds != nil {
+		return s.writeFew(ctx, st, build, texts, revision)
+	}
+	if err := st.writeFiles(ctx, revision); err != nil {
+		return 0, fmt.Errorf("write files: %w", err)
+	}
+	if err := s.writeShards(ctx, st, build, revision); err != nil {
+		return 0, fmt.Errorf("write shards: %w", err)
+	}
+	if err := s.writeRefs(ctx, st, build); err != nil {
+		return 0, fmt.Errorf("write references: %w", err)
+	}
+	if delta, err = writePackages(ctx, st, texts); err != nil {
+		return 0, fmt.Errorf("write packages: %w", err)
+	}
+	return delta, nil
+}
+
 // checkQuota refuses growth beyond the limit. A channel that is above it already, because the limit was lowered, may
 // still shrink and stay as it is.
 func checkQuota(c *channelRow, growth int64) error {
@@ -267,7 +309,7 @@ func checkQuota(c *channelRow, growth int64) error {
 }
 
 func overQuota(c *channelRow) error {
-	return fault.New(fault.Exhausted, "%s is above quota of %d bytes", c.Name, *c.SizeLimit).WithReason("QUOTA")
+	return fault.New(fault.Exhausted, "%s is above quota of %d bytes", c.Name, *c.SizeLimit).WithReason(reasonQuota)
 }
 
 // hostedOnly refuses to change channels whose content comes from an upstream.

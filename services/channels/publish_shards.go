@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/entrepot-dev/entrepot/pkg/blob"
@@ -54,8 +55,8 @@ type newRendition struct {
 }
 
 // buildShards works out which shards the staged changes concern, builds these and no others, splices them into their
-// subdirs' shard indexes, and stores all of it.
-func (s *Service) buildShards(ctx context.Context, st *staging, sum summary) (*shardBuild, error) {
+// subdirs' shard indexes, and stores all of it. With shards that were built before it takes these in, and builds every shard index.
+func (s *Service) buildShards(ctx context.Context, st *staging, sum summary, before *rebuilt) (*shardBuild, error) {
 	old, err := subdirsOf(ctx, st.tx, st.channel.ID)
 	if err != nil {
 		return nil, err
@@ -63,18 +64,32 @@ func (s *Service) buildShards(ctx context.Context, st *staging, sum summary) (*s
 	b := &shardBuild{subdirs: make(map[string]subdirState)}
 	extra := make(map[string][]string)
 	for name, state := range st.subdirs {
-		before, known := old[name]
-		if known && bytes.Equal(before.info, state.info) && slices.Equal(before.removed, state.removed) {
+		was, known := old[name]
+		if known && bytes.Equal(was.info, state.info) && slices.Equal(was.removed, state.removed) {
 			continue
 		}
 		b.subdirs[name] = state
-		extra[name] = packageNames(symmetricDifference(before.removed, state.removed))
+		extra[name] = packageNames(symmetricDifference(was.removed, state.removed))
+	}
+	if before != nil {
+		for name, state := range old {
+			if _, ok := b.subdirs[name]; !ok {
+				b.subdirs[name] = state
+			}
+		}
 	}
 	if sum.Put+sum.Removed == 0 && len(b.subdirs) == 0 {
 		return b, nil
 	}
 	if err := st.touch(ctx, sum, extra); err != nil {
 		return nil, err
+	}
+	put := newPutter(s.blobs)
+	defer put.abort()
+	if before != nil {
+		if err := before.splice(ctx, st, b, put); err != nil {
+			return nil, err
+		}
 	}
 	rows, err := st.tx.Query(ctx, `SELECT DISTINCT arch FROM channels_touched`)
 	if err != nil {
@@ -89,10 +104,10 @@ func (s *Service) buildShards(ctx context.Context, st *staging, sum summary) (*s
 			b.subdirs[subdir] = old[subdir]
 		}
 	}
-	put := newPutter(s.blobs)
-	defer put.abort()
-	if err := b.shards(ctx, st, put); err != nil {
-		return nil, err
+	if before == nil {
+		if err := b.shards(ctx, st, put); err != nil {
+			return nil, err
+		}
 	}
 	for subdir, state := range b.subdirs {
 		if err := b.index(ctx, st, put, subdir, state); err != nil {
@@ -114,30 +129,7 @@ SELECT arch, name, path, record, run_exports, fresh FROM (
 
 // shards builds the touched shards, one at a time as the rows come.
 func (b *shardBuild) shards(ctx context.Context, st *staging, put *putter) error {
-	removed := make(map[[2]string][]string) // by subdir and package name
-	for subdir, state := range b.subdirs {
-		for _, filename := range state.removed {
-			if d, err := dist.ParseFilename(filename); err == nil {
-				key := [2]string{subdir, d.Name}
-				removed[key] = append(removed[key], filename)
-			}
-		}
-	}
-	var key [2]string
-	var shard repodata.Shard
-	flush := func() error {
-		shard.Removed = removed[key]
-		delete(removed, key)
-		if len(shard.Records) == 0 && len(shard.Removed) == 0 {
-			return nil
-		}
-		data, _, err := repodata.BuildShard(shard)
-		if err != nil {
-			return recordFault(key[0], key[1], err)
-		}
-		shard = repodata.Shard{}
-		return b.add(ctx, put, key[0], key[1], data)
-	}
+	m := newShardMaker(b.subdirs, func(key shardName, data []byte) error { return b.add(ctx, put, key[0], key[1], data) })
 	rows, err := st.tx.Query(ctx, contentSQL, st.channel.ID)
 	if err != nil {
 		return pg.Classify(err)
@@ -147,26 +139,16 @@ func (b *shardBuild) shards(ctx context.Context, st *staging, put *putter) error
 	var fresh bool
 	_, err = pgx.ForEachRow(rows, []any{&arch, &name, &path, &record, &runExports, &fresh}, func() error {
 		if fresh && !json.Valid(record) { // nothing may splice bytes into an index that are no JSON
-			return fault.New(fault.Invalid, "the record of %s is no JSON", path).WithReason("RECORD_INVALID")
+			return fault.New(fault.Invalid, "the record of %s is no JSON", path).WithReason(reasonRecord)
 		}
-		if next := [2]string{arch, name}; next != key {
-			if err := flush(); err != nil {
-				return err
-			}
-			key = next
-		}
-		bucket, filename, err := bucketOf(path)
-		if err != nil {
-			return err
-		}
-		shard.Records = append(shard.Records, repodata.ShardRecord{Bucket: bucket, Key: filename, Raw: record, RunExports: runExports})
+		err := m.add(arch, name, path, record, runExports)
 		record, runExports = nil, nil
-		return nil
+		return err
 	})
 	if err != nil {
 		return pg.Classify(err)
 	}
-	if err := flush(); err != nil {
+	if err := m.flush(); err != nil {
 		return err
 	}
 	// Names that are touched and have nothing but removed files. Untouched ones keep their shard.
@@ -174,18 +156,18 @@ func (b *shardBuild) shards(ctx context.Context, st *staging, put *putter) error
 	if err != nil {
 		return pg.Classify(err)
 	}
-	var bare [][2]string
+	var bare []shardName
 	_, err = pgx.ForEachRow(rows, []any{&arch, &name}, func() error {
-		if _, ok := removed[[2]string{arch, name}]; ok {
-			bare = append(bare, [2]string{arch, name})
+		if key := (shardName{arch, name}); m.removed[key] != nil {
+			bare = append(bare, key)
 		}
 		return nil
 	})
 	if err != nil {
 		return pg.Classify(err)
 	}
-	for _, key = range bare {
-		if err := flush(); err != nil {
+	for _, key := range bare {
+		if err := m.bare(key); err != nil {
 			return err
 		}
 	}
@@ -209,11 +191,7 @@ func shardIndex(subdir string) repodata.ShardIndex {
 
 // index splices the built shards into the rows of the subdir's others.
 func (b *shardBuild) index(ctx context.Context, st *staging, put *putter, subdir string, state subdirState) error {
-	ix := shardIndex(subdir)
-	var err error
-	if ix.Extra, ix.ChannelRelations, err = infoExtra(state.info); err != nil {
-		return err
-	}
+	shards := make(map[string][32]byte)
 	rows, err := st.tx.Query(ctx, `
 		SELECT s.name, s.digest FROM channels.conda_shards s WHERE s.channel_id = $1 AND s.subdir = $2
 			AND NOT EXISTS (SELECT 1 FROM channels_touched t WHERE t.arch = s.subdir AND t.name = s.name)`, st.channel.ID, subdir)
@@ -223,7 +201,7 @@ func (b *shardBuild) index(ctx context.Context, st *staging, put *putter, subdir
 	var name string
 	var digest blob.Digest
 	_, err = pgx.ForEachRow(rows, []any{&name, &digest}, func() error {
-		ix.Shards[name] = digest
+		shards[name] = digest
 		return nil
 	})
 	if err != nil {
@@ -231,8 +209,19 @@ func (b *shardBuild) index(ctx context.Context, st *staging, put *putter, subdir
 	}
 	for _, sh := range b.built {
 		if sh.subdir == subdir {
-			ix.Shards[sh.name] = sh.digest
+			shards[sh.name] = sh.digest
 		}
+	}
+	return b.indexOf(ctx, put, subdir, state, &subdirShards{digests: shards})
+}
+
+// indexOf builds a subdir's shard index.
+func (b *shardBuild) indexOf(ctx context.Context, put *putter, subdir string, state subdirState, shards *subdirShards) error {
+	ix := shardIndex(subdir)
+	ix.Shards, ix.Names = shards.digests, shards.names
+	var err error
+	if ix.Extra, ix.ChannelRelations, err = infoExtra(state.info); err != nil {
+		return err
 	}
 	data, err := repodata.BuildIndex(ix)
 	if err != nil {
@@ -270,11 +259,7 @@ func (s *Service) writeShards(ctx context.Context, st *staging, b *shardBuild, r
 		SELECT $1, subdir, name, digest, $2 FROM unnest($3::text[], $4::text[], $5::bytea[]) n(subdir, name, digest)`,
 		id, revision, nonNil(subdirs), nonNil(names), nonNil(digests))
 	for subdir, state := range b.subdirs {
-		batch.Queue(`
-			INSERT INTO channels.conda_subdirs (channel_id, subdir, revision, info, removed) VALUES ($1, $2, $3, $4, $5)
-			ON CONFLICT (channel_id, subdir) DO UPDATE SET revision = excluded.revision, info = excluded.info, removed = excluded.removed`,
-			id, subdir, revision, nullBytes(state.info), nonNil(state.removed))
-		batch.Queue(`INSERT INTO channels.conda_changes (channel_id, subdir, revision) VALUES ($1, $2, $3)`, id, subdir, revision)
+		queueSubdir(batch, id, subdir, state, revision)
 	}
 	if err := st.tx.SendBatch(ctx, batch).Close(); err != nil {
 		return pg.Classify(err)
@@ -286,6 +271,15 @@ func (s *Service) writeShards(ctx context.Context, st *staging, b *shardBuild, r
 			return []any{id, r.path, revision, r.digest, r.size, st.now}, nil
 		}))
 	return pg.Classify(err)
+}
+
+// queueSubdir records a change of a subdir.
+func queueSubdir(batch *pgx.Batch, id uuid.UUID, subdir string, state subdirState, revision int64) {
+	batch.Queue(`
+		INSERT INTO channels.conda_subdirs (channel_id, subdir, revision, info, removed) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (channel_id, subdir) DO UPDATE SET revision = excluded.revision, info = excluded.info, removed = excluded.removed`,
+		id, subdir, revision, nullBytes(state.info), nonNil(state.removed))
+	batch.Queue(`INSERT INTO channels.conda_changes (channel_id, subdir, revision) VALUES ($1, $2, $3)`, id, subdir, revision)
 }
 
 // bucketOf splits the path of a package file.
@@ -304,7 +298,7 @@ func bucketOf(path string) (repodata.Bucket, string, error) {
 func recordFault(subdir, name string, err error) error {
 	var e *repodata.Error
 	if errors.As(err, &e) {
-		return fault.New(fault.Invalid, "index of %s in %s: %w", name, subdir, err).WithReason("RECORD_INVALID")
+		return fault.New(fault.Invalid, "index of %s in %s: %w", name, subdir, err).WithReason(reasonRecord)
 	}
 	return err
 }

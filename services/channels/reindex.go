@@ -384,7 +384,7 @@ func (r *reindexing) publish(ctx context.Context) error {
 				return err
 			}
 			for _, subdir := range namesIn(subdirs) {
-				if _, err := r.s.enqueueIndex(ctx, tx, out.channel, subdir, true); err != nil {
+				if _, err := r.s.enqueueIndex(ctx, tx, out.channel, subdir, true, 0); err != nil {
 					return err
 				}
 			}

@@ -3,6 +3,7 @@ package channels
 import (
 	"context"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -11,6 +12,7 @@ import (
 
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 
+	"github.com/entrepot-dev/entrepot/pkg/conda/dist"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 	"github.com/entrepot-dev/entrepot/pkg/names"
 	"github.com/entrepot-dev/entrepot/pkg/pg"
@@ -54,6 +56,9 @@ func (s *Service) Resolve(ctx context.Context, req *channelsv1.ResolveRequest) (
 		f, err := fileAt(ctx, s.pool, ch.ID, path, revision)
 		if err == nil && f == nil && past == 0 {
 			f, err = stillListed(ctx, s.pool, ch.ID, path)
+		}
+		if err == nil && past == 0 && (f == nil || !f.Redirect) {
+			f, err = onlyProxied(ch, path, f)
 		}
 		if err != nil || f == nil {
 			return out, err
@@ -104,6 +109,28 @@ func encodingsOf(ctx context.Context, db pg.DB, channel uuid.UUID, r *rendition)
 		}
 	}
 	return out, nil
+}
+
+// onlyProxied sends clients of a mirror upstream for a package on its proxylist, also before the first sync and when the name
+// came on the list after the file was stored, which the next sync lets go.
+func onlyProxied(ch *channelRow, path string, f *fileRow) (*fileRow, error) {
+	if ch.kind() != channelsv1.ChannelKind_CHANNEL_KIND_MIRROR {
+		return f, nil
+	}
+	m, err := ch.mirrorSettings()
+	if err != nil || len(m.GetProxylist()) == 0 {
+		return f, err
+	}
+	d, err := dist.ParseFilename(path[strings.LastIndexByte(path, '/')+1:])
+	if err != nil || !slices.Contains(m.GetProxylist(), d.Name) {
+		return f, nil
+	}
+	if f == nil {
+		return &fileRow{Path: path, Redirect: true, Size: -1, AddedRev: ch.Head, CreatedAt: ch.UpdatedAt}, nil
+	}
+	sent := *f
+	sent.Digest, sent.Redirect = nil, true
+	return &sent, nil
 }
 
 func isPackagePath(path string) bool {

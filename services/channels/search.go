@@ -1,10 +1,13 @@
 package channels
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"google.golang.org/grpc"
 
@@ -15,10 +18,10 @@ import (
 	"github.com/entrepot-dev/entrepot/pkg/pg"
 )
 
-// Search looks for parts of texts over all packages of all channels. Texts are indexed by their trigrams
-// (channels.grams): a part of three letters or more must have its own trigrams among those of the text, which leaves few
-// rows to look at. A part that is shorter, or that the planner's statistics say is in very many names, is looked for in
-// the names in their order: that finds the first page at once, and all of them no slower.
+// Search looks for parts of texts over all packages of all channels. What is asked of names is answered from memory
+// (names.go). Summaries and descriptions are indexed by their trigrams (channels.grams): a part of three letters or more
+// must have its own trigrams among those of the text, which leaves few rows to look at. If both are asked for, the text
+// decides if the planner's statistics say that few rows have it, else the names.
 
 const (
 	// maxSearchTerms and maxSearchValues bound what one request may make the database compare.
@@ -27,9 +30,13 @@ const (
 	maxSearchText   = 1500
 	// searchPage is how many hits are sent at once.
 	searchPage = 500
-	// commonRows is how many rows a part may be in for the index to be worth it: each of them is fetched and compared, at
-	// some microseconds.
+	// commonRows is how many rows a part of a text may be in for its index to be better than a look at the names: each of them
+	// is fetched and compared, at some microseconds.
 	commonRows = 10_000
+	// firstProposals and mostProposals are how many packages that were found in memory are looked up at once: few at first,
+	// for who waits for the first page, then more.
+	firstProposals = 128
+	mostProposals  = 2048
 )
 
 // conditions writes search terms as SQL over p (packages) and c (channels).
@@ -37,13 +44,20 @@ type conditions struct {
 	sql  []string
 	args pgx.NamedArgs
 	n    int
-	// common are parts of names for which the index is of no use.
-	common map[string]bool
+	// channel are those of sql that are about c alone.
+	channel []string
+	// names are what is asked of names.
+	names []nameTerm
+	// rows is in how many rows the planner expects a part of a text, by column and part; what is not in it was not asked.
+	rows map[[2]string]float64
+	// subdirs are all there are.
+	subdirs []string
 }
 
 func newConditions(f channelFilter) *conditions {
+	readable := `(@all OR NOT c.private OR c.id = ANY(@ids) OR c.namespace = ANY(@namespaces))`
 	return &conditions{
-		sql: []string{`(@all OR NOT c.private OR c.id = ANY(@ids) OR c.namespace = ANY(@namespaces))`},
+		sql: []string{readable}, channel: []string{readable},
 		args: pgx.NamedArgs{
 			"all": f.all, "ids": nonNil(f.ids), "namespaces": nonNil(f.namespaces),
 		},
@@ -52,6 +66,8 @@ func newConditions(f channelFilter) *conditions {
 
 func (c *conditions) where() string { return strings.Join(c.sql, " AND ") }
 
+func (c *conditions) channels() string { return strings.Join(c.channel, " AND ") }
+
 func (c *conditions) arg(v any) string {
 	c.n++
 	name := fmt.Sprintf("v%d", c.n)
@@ -59,19 +75,9 @@ func (c *conditions) arg(v any) string {
 	return "@" + name
 }
 
-// contains is true for texts with a part, without case. grams is true if the column has an index on its trigrams, and
-// partial if that index leaves out texts that say nothing.
-func (c *conditions) contains(column, part string, grams, partial bool) string {
-	a := c.arg(part)
-	sql := fmt.Sprintf(`strpos(lower(%s), lower(%s)) > 0`, column, a)
-	if !grams || len([]rune(part)) < 3 {
-		return sql
-	}
-	index := fmt.Sprintf(`channels.grams(%s) @> channels.grams(%s)`, column, a)
-	if !partial {
-		return index + ` AND ` + sql
-	}
-	return fmt.Sprintf(`%s NOT IN ('', 'n/a') AND (%s OR channels.grams(%s) @> '{*}') AND %s`, column, index, column, sql)
+// contains is true for texts with a part, without case.
+func (c *conditions) contains(column, part string) string {
+	return fmt.Sprintf(`strpos(lower(%s), lower(%s)) > 0`, column, c.arg(part))
 }
 
 // add adds a term. packages says whether p is there.
@@ -86,19 +92,23 @@ func (c *conditions) add(t *channelsv1.SearchTerm, packages bool) error {
 		}
 		switch field := t.GetField(); {
 		case field == "name" && packages:
-			any = append(any, c.contains("p.name", v, !t.GetNegate() && !c.common[v], false))
+			any = append(any, c.contains("p.name", v))
 		case field == "summary" && packages:
 			any = append(any, c.text("p.summary", v, t.GetNegate()))
 		case field == "description" && packages:
 			any = append(any, c.text("p.description", v, t.GetNegate()))
 		case field == "platform" && packages:
-			any = append(any, fmt.Sprintf(`EXISTS (SELECT 1 FROM unnest(p.subdirs) s WHERE strpos(s, lower(%s)) > 0)`, c.arg(v)))
+			if subdirs := c.subdirsWith(strings.ToLower(v)); len(subdirs) > 0 {
+				any = append(any, fmt.Sprintf(`p.subdirs && %s`, c.arg(subdirs)))
+			} else { // no look at every row to find nothing
+				any = append(any, `false`)
+			}
 		case field == "name":
-			any = append(any, c.contains("c.name", v, false, false))
+			any = append(any, c.contains("c.name", v))
 		case field == "description":
-			any = append(any, c.contains("c.description", v, false, false))
+			any = append(any, c.contains("c.description", v))
 		case field == "channel":
-			any = append(any, fmt.Sprintf(`c.name_key = lower(%s)`, c.arg(v)))
+			any = append(any, fmt.Sprintf(`strpos(c.name_key, lower(%s)) > 0`, c.arg(v)))
 		case field == "private":
 			if v != "true" && v != "false" {
 				return fault.Field("terms", "private is true or false")
@@ -113,15 +123,33 @@ func (c *conditions) add(t *channelsv1.SearchTerm, packages bool) error {
 		sql = "NOT " + sql
 	}
 	c.sql = append(c.sql, sql)
+	if packages {
+		switch t.GetField() {
+		case "name":
+			n := nameTerm{negate: t.GetNegate()}
+			for _, v := range t.GetValues() {
+				n.values = append(n.values, bytes.ToLower([]byte(v)))
+			}
+			c.names = append(c.names, n)
+		case "channel":
+			c.channel = append(c.channel, sql)
+		}
+	}
 	return nil
 }
 
-// text is contains for a column that may say nothing, by nothing at all or by "n/a".
+// text is contains for a column that may say nothing, by nothing at all or by "n/a". Its index leaves those out.
 func (c *conditions) text(column, part string, negate bool) string {
-	if strings.Contains("n/a", strings.ToLower(part)) {
-		return c.contains(column, part, false, false) // the index leaves those out
+	sql := c.contains(column, part)
+	if negate || !indexed(part) || c.rows[[2]string{column, part}] > commonRows {
+		return sql // found in the order of names
 	}
-	return c.contains(column, part, !negate, true)
+	return fmt.Sprintf(`%[1]s NOT IN ('', 'n/a') AND (channels.grams(%[1]s) @> channels.grams(%[2]s) OR channels.grams(%[1]s) @> '{*}') AND %[3]s`, column, c.arg(part), sql)
+}
+
+// indexed reports whether the index of texts knows of a part.
+func indexed(part string) bool {
+	return len([]rune(part)) >= 3 && !strings.Contains("n/a", strings.ToLower(part))
 }
 
 // searchConditions checks a search and narrows it to what its caller may read.
@@ -140,8 +168,13 @@ func (s *Service) searchConditions(ctx context.Context, terms []*channelsv1.Sear
 	f.all = readable.All // a search shows all that may be read, unlike a list
 	c := newConditions(f)
 	if packages {
-		if c.common, err = s.commonParts(ctx, terms); err != nil {
+		if c.rows, err = s.expectedRows(ctx, terms); err != nil {
 			return nil, err
+		}
+		if slices.ContainsFunc(terms, func(t *channelsv1.SearchTerm) bool { return t.GetField() == "platform" }) {
+			if c.subdirs, err = allSubdirs(ctx, s.pool); err != nil {
+				return nil, err
+			}
 		}
 	}
 	for _, t := range terms {
@@ -152,15 +185,38 @@ func (s *Service) searchConditions(ctx context.Context, terms []*channelsv1.Sear
 	return c, nil
 }
 
-// commonParts finds out which of the parts are in very many names, by the planner's estimate.
-func (s *Service) commonParts(ctx context.Context, terms []*channelsv1.SearchTerm) (map[string]bool, error) {
-	out := make(map[string]bool)
+// allSubdirs returns the names of all subdirs that any channel has or had.
+func allSubdirs(ctx context.Context, db pg.DB) ([]string, error) {
+	rows, err := db.Query(ctx, `SELECT DISTINCT subdir FROM channels.conda_subdirs`)
+	if err != nil {
+		return nil, pg.Classify(err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return all, pg.Classify(err)
+}
+
+func (c *conditions) subdirsWith(part string) (out []string) {
+	for _, s := range c.subdirs {
+		if strings.Contains(s, part) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// maxExpected bounds how many parts the planner is asked about; the index is used for the others.
+const maxExpected = 8
+
+// expectedRows asks the planner in how many rows the texts are that are looked for.
+func (s *Service) expectedRows(ctx context.Context, terms []*channelsv1.SearchTerm) (map[[2]string]float64, error) {
+	out := make(map[[2]string]float64)
 	for _, t := range terms {
-		if t.GetField() != "name" || t.GetNegate() {
+		if t.GetField() != "summary" && t.GetField() != "description" || t.GetNegate() {
 			continue
 		}
+		column := "p." + t.GetField()
 		for _, v := range t.GetValues() {
-			if len([]rune(v)) < 3 || len(v) > maxSearchText || !isText(v) {
+			if !indexed(v) || len(v) > maxSearchText || !isText(v) || len(out) == maxExpected {
 				continue
 			}
 			var plan []struct {
@@ -168,14 +224,28 @@ func (s *Service) commonParts(ctx context.Context, terms []*channelsv1.SearchTer
 					Rows float64 `json:"Plan Rows"`
 				}
 			}
-			err := s.pool.QueryRow(ctx, `EXPLAIN (FORMAT JSON) SELECT 1 FROM channels.packages p WHERE channels.grams(p.name) @> channels.grams($1)`, v).Scan(&plan)
+			err := s.pool.QueryRow(ctx, `EXPLAIN (FORMAT JSON) SELECT 1 FROM channels.packages p WHERE `+column+` NOT IN ('', 'n/a')
+				AND channels.grams(`+column+`) @> channels.grams($1)`, v).Scan(&plan)
 			if err != nil {
 				return nil, pg.Classify(err)
 			}
-			out[v] = len(plan) > 0 && plan[0].Plan.Rows > commonRows
+			if len(plan) > 0 {
+				out[[2]string{column, v}] = plan[0].Plan.Rows
+			}
 		}
 	}
 	return out, nil
+}
+
+// rareText reports whether one of the terms is a text that few packages have, by the planner's estimate.
+func (c *conditions) rareText(terms []*channelsv1.SearchTerm) bool {
+	return slices.ContainsFunc(terms, func(t *channelsv1.SearchTerm) bool {
+		if t.GetNegate() || len(t.GetValues()) != 1 {
+			return false
+		}
+		rows, asked := c.rows[[2]string{"p." + t.GetField(), t.GetValues()[0]}]
+		return asked && rows <= commonRows
+	})
 }
 
 // SearchPackages finds packages, and sends them as they are read.
@@ -188,49 +258,72 @@ func (s *Service) SearchPackages(req *channelsv1.SearchPackagesRequest, stream g
 	if req.GetLimit() < 0 {
 		return fault.Field("limit", "must not be negative")
 	}
-	order := `p.name, c.name_key`
-	if req.GetRanked() {
-		order = `p.name, c.name_key`
-		for _, t := range req.GetTerms() {
-			if t.GetField() == "name" && !t.GetNegate() {
-				a := c.arg(strings.ToLower(t.GetValues()[0]))
-				order = fmt.Sprintf(`p.name = %[1]s DESC, starts_with(p.name, %[1]s) DESC, length(p.name), p.name, c.name_key`, a)
-				break
-			}
+	h := &hits{send: stream.Send, left: req.GetLimit()}
+	if h.left == 0 {
+		h.left = -1
+	}
+	word := ""
+	for _, t := range req.GetTerms() {
+		if req.GetRanked() && t.GetField() == "name" && !t.GetNegate() {
+			word = strings.ToLower(t.GetValues()[0])
+			break
 		}
 	}
-	limit := ""
-	if n := req.GetLimit(); n > 0 {
-		limit = " LIMIT " + c.arg(n)
-	}
-	rows, err := s.pool.Query(ctx, `SELECT p.name, p.summary, p.description, p.url, p.file_count, p.current_version, p.subdirs, p.updated_at, c.name
-		FROM channels.packages p JOIN channels.channels c ON c.id = p.channel_id WHERE `+c.where()+` ORDER BY `+order+limit, c.args)
-	if err != nil {
-		return pg.Classify(err)
-	}
-	defer rows.Close()
-	out := new(channelsv1.SearchPackagesResponse)
-	for rows.Next() {
-		var p packageRow
-		var channel string
-		if err := rows.Scan(&p.Name, &p.Summary, &p.Description, &p.URL, &p.FileCount, &p.CurrentVersion, &p.Subdirs, &p.UpdatedAt, &channel); err != nil {
-			return pg.Classify(err)
+	if slices.ContainsFunc(c.names, func(t nameTerm) bool { return !t.negate }) && !c.rareText(req.GetTerms()) {
+		all, err := s.named(ctx, c)
+		if err != nil {
+			return err
 		}
-		out.Hits = append(out.Hits, &channelsv1.SearchPackagesResponse_Hit{Package: p.toProto(), Channel: channel})
-		if len(out.Hits) == searchPage {
-			if err := stream.Send(out); err != nil {
+		if all != nil {
+			if err := s.lookUp(ctx, c, all, word, h); err != nil {
 				return err
 			}
-			out = new(channelsv1.SearchPackagesResponse)
+			return h.flush()
 		}
 	}
-	if err := rows.Err(); err != nil {
-		return pg.Classify(err)
+	if err := s.searchRows(ctx, c, word, h); err != nil {
+		return err
 	}
-	if len(out.Hits) > 0 {
-		return stream.Send(out)
+	return h.flush()
+}
+
+// lookUp sends those of the packages that the names propose which the database agrees to.
+func (s *Service) lookUp(ctx context.Context, c *conditions, all []searched, word string, h *hits) error {
+	q := newNameQuery(c.names)
+	var ids []uuid.UUID
+	var names []string
+	most := firstProposals
+	ask := func() error {
+		if len(ids) == 0 {
+			return nil
+		}
+		c.args["found_ids"], c.args["found_names"] = ids, names
+		_, err := h.query(ctx, s.pool, `SELECT `+hitColumns+` FROM unnest(@found_ids::uuid[], @found_names::text[]) WITH ORDINALITY f(id, name, place)
+			JOIN channels.packages p ON p.channel_id = f.id AND p.name = f.name JOIN channels.channels c ON c.id = p.channel_id
+			WHERE `+c.where()+` ORDER BY f.place`, c.args)
+		ids, names, most = ids[:0], names[:0], min(2*most, mostProposals)
+		return err
 	}
-	return nil
+	take := func(p proposal) (bool, error) {
+		ids, names = append(ids, p.channel.ID), append(names, string(p.name()))
+		if len(ids) < most {
+			return true, nil
+		}
+		if err := ask(); err != nil {
+			return false, err
+		}
+		return h.left != 0, ctx.Err()
+	}
+	var err error
+	if word != "" {
+		err = q.ranked(ctx, all, word, take)
+	} else {
+		err = q.merge(ctx, all, take)
+	}
+	if err != nil || h.left == 0 {
+		return err
+	}
+	return ask()
 }
 
 // SearchChannels finds channels by name.

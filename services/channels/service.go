@@ -73,19 +73,23 @@ func (s *Service) ResolveResource(ctx context.Context, name string) (authz.Resou
 	if !isText(name) {
 		return authz.Resource{}, notFound(shown(name))
 	}
-	ch, err := channelByName(ctx, s.pool, name)
+	ch, err := s.channel(ctx, name)
 	if err != nil {
 		return authz.Resource{}, err
 	}
 	return ch.resource(), nil
 }
 
+// channel returns the channel that an RPC is about: what its rights were decided by is what its handler begins with.
+func (s *Service) channel(ctx context.Context, name string) (*channelRow, error) {
+	return rpc.Once(ctx, channelKey(strings.ToLower(name)), func() (*channelRow, error) { return channelByName(ctx, s.pool, name) })
+}
+
+// channelKey is a channel's name without case.
+type channelKey string
+
 func (s *Service) checkHosted(ctx context.Context, _ proto.Message, res authz.Resource) error {
-	id, err := uuid.Parse(res.ID)
-	if err != nil {
-		return err
-	}
-	ch, err := channelByID(ctx, s.pool, id)
+	ch, err := s.channel(ctx, res.Name)
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ import (
 
 // GetChannel returns a channel.
 func (s *Service) GetChannel(ctx context.Context, req *channelsv1.GetChannelRequest) (*channelsv1.Channel, error) {
-	ch, err := channelByName(ctx, s.pool, req.GetChannel())
+	ch, err := s.channel(ctx, req.GetChannel())
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,8 @@ func (s *Service) CreateChannel(ctx context.Context, req *channelsv1.CreateChann
 		return nil, fmt.Errorf("create channel %s: %w", ch.Name, err)
 	}
 	// The role comes before the row, so that there is no moment in which nobody owns the channel.
-	if err := s.grantOwner(ctx, caller, ch.ID); err != nil {
+	roles, err := s.grantOwner(ctx, caller, ch.ID)
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("create channel %s: %w", ch.Name, err), s.dropCredentials(ctx, ch.ID, creds))
 	}
 	ch.credentials = creds != nil
@@ -133,6 +134,7 @@ func (s *Service) CreateChannel(ctx context.Context, req *channelsv1.CreateChann
 	if err != nil {
 		return nil, errors.Join(err, s.revokeAll(ctx, ch.ID), s.dropCredentials(ctx, ch.ID, creds))
 	}
+	s.heeded(ctx, roles)
 	s.announce(ctx, ch, false)
 	return s.withMembers(ctx, ch)
 }

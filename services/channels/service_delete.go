@@ -64,6 +64,7 @@ func (s *Service) DeleteChannel(ctx context.Context, req *channelsv1.DeleteChann
 	if err != nil {
 		return nil, fmt.Errorf("delete channel %s: %w", ch.Name, err)
 	}
+	s.names.drop(ch.ID)
 	s.announce(ctx, ch, true)
 	// Roles on a resource that is gone allow nothing: a failure here leaves rows, not rights.
 	if err := s.revokeAll(ctx, ch.ID); err != nil {
@@ -73,7 +74,7 @@ func (s *Service) DeleteChannel(ctx context.Context, req *channelsv1.DeleteChann
 }
 
 // forgetUpstream asks sync to drop what it remembers of a mirror's upstream: index blobs of hundreds of megabytes. The
-// kind and its arguments are sync's; see ActionForget there.
+// kind and its arguments are sync's.
 func (s *Service) forgetUpstream(ctx context.Context, tx pgx.Tx, c *channelRow) error {
 	if c.kind() == channelsv1.ChannelKind_CHANNEL_KIND_HOSTED {
 		return nil
@@ -84,10 +85,10 @@ func (s *Service) forgetUpstream(ctx context.Context, tx pgx.Tx, c *channelRow) 
 		return err
 	}
 	_, err = s.jobs.Enqueue(ctx, tx, jobs.EnqueueParams{
-		Kind: "sync.channel", Namespace: c.Namespace, Resource: "channel/" + c.ID.String(), Priority: jobs.Low, Coalesce: jobs.None,
+		Kind: kindForget, Namespace: c.Namespace, Resource: "channel/" + c.ID.String(), Priority: jobs.Low, Coalesce: jobs.None,
 		Principal: jobs.Principal{Name: as.Actor(), Data: principal},
 		Locks:     []jobs.Lock{{Resource: "sync/" + c.ID.String(), Exclusive: true}},
-		Args:      &syncv1.SyncJobArgs{ChannelId: c.ID.String(), Channel: c.Name, Action: "forget"},
+		Args:      &syncv1.ForgetJobArgs{ChannelId: c.ID.String()},
 	})
 	return err
 }

@@ -222,7 +222,7 @@ func (s *Service) ListRevisions(ctx context.Context, req *channelsv1.ListRevisio
 // CheckUpload says before the first byte whether an upload may be started. What it says is not a promise: others may be
 // faster, and AddFiles decides.
 func (s *Service) CheckUpload(ctx context.Context, req *channelsv1.CheckUploadRequest) (*channelsv1.CheckUploadResponse, error) {
-	ch, err := channelByName(ctx, s.pool, req.GetChannel())
+	ch, err := s.channel(ctx, req.GetChannel())
 	if err != nil {
 		return nil, err
 	}
@@ -243,23 +243,36 @@ func (s *Service) CheckUpload(ctx context.Context, req *channelsv1.CheckUploadRe
 	if req.GetSize() < 0 {
 		return nil, fault.Field("size", "must not be negative")
 	}
-	if ch.SizeLimit == nil {
-		return &channelsv1.CheckUploadResponse{Remaining: -1}, nil
-	}
+	remaining := int64(-1)
 	// A forced upload gives back what it replaces, which only the package itself tells; the limit is what it may have.
-	left := max(*ch.SizeLimit-ch.Size, 0)
+	if ch.SizeLimit != nil {
+		remaining = max(*ch.SizeLimit-ch.Size, 0)
+		if req.GetForce() {
+			remaining = *ch.SizeLimit
+		}
+		if req.GetSize() > remaining || remaining == 0 {
+			return nil, overQuota(ch)
+		}
+	}
+	left, limit, err := tenantLeft(ctx, s.pool, ch.Namespace)
+	if err != nil || limit < 0 {
+		return &channelsv1.CheckUploadResponse{Remaining: remaining}, err
+	}
 	if req.GetForce() {
-		left = *ch.SizeLimit
+		left = limit
 	}
 	if req.GetSize() > left || left == 0 {
-		return nil, overQuota(ch)
+		return nil, overTenant(ch.Namespace)
 	}
-	return &channelsv1.CheckUploadResponse{Remaining: left}, nil
+	if left = roughly(left); remaining < 0 || left < remaining {
+		remaining = left
+	}
+	return &channelsv1.CheckUploadResponse{Remaining: remaining}, nil
 }
 
 // AddFiles publishes uploads whose bytes are stored: all in one revision, or none.
 func (s *Service) AddFiles(ctx context.Context, req *channelsv1.AddFilesRequest) (*channelsv1.AddFilesResponse, error) {
-	ch, err := channelByName(ctx, s.pool, req.GetChannel())
+	ch, err := s.channel(ctx, req.GetChannel())
 	if err != nil {
 		return nil, err
 	}
@@ -290,7 +303,9 @@ func (s *Service) AddFiles(ctx context.Context, req *channelsv1.AddFilesRequest)
 	if err != nil {
 		return nil, err
 	}
-	u := &upload{force: req.GetForce(), caller: caller, holds: holds}
+	come := s.uploads.expect(ch.ID)
+	defer come()
+	u := &upload{force: req.GetForce(), caller: caller, holds: holds, come: come}
 	for _, f := range req.GetFiles() {
 		in, err := s.inspect(ctx, f, caller.Actor())
 		if err != nil {

@@ -3,6 +3,7 @@ package channels
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -39,15 +40,29 @@ func (s *Service) countMembers(ctx context.Context, all ...*channelsv1.Channel) 
 	return nil
 }
 
-// grantOwner makes the caller the owner of a channel. Parts of the platform need no role.
-func (s *Service) grantOwner(ctx context.Context, c authn.Caller, channel uuid.UUID) error {
+// grantOwner makes the caller the owner of a channel, and returns the version of the roles that hold it. Parts of the
+// platform need no role.
+func (s *Service) grantOwner(ctx context.Context, c authn.Caller, channel uuid.UUID) (version int64, err error) {
 	if c.UserID == "" {
-		return nil
+		return 0, nil
 	}
-	_, err := s.identity.ChangeBinding(ctx, &identityv1.ChangeBindingRequest{
+	r, err := s.identity.ChangeBinding(ctx, &identityv1.ChangeBindingRequest{
 		Binding: &identityv1.Binding{Subject: "user/" + c.UserID, Role: authz.Owner, Resource: bindingResource(channel)},
 	})
-	return err
+	return r.GetVersion(), err
+}
+
+// heedTimeout bounds what a writer waits for its own write; identity is asked again every two seconds anyway.
+const heedTimeout = time.Second
+
+// heeded waits until this process goes by roles of at least the version, so that who was given a role finds the channel
+// in the next list. A question about one channel looks twice before it says no, but a list cannot know what it lacks.
+func (s *Service) heeded(ctx context.Context, version int64) {
+	ctx, cancel := context.WithTimeout(ctx, heedTimeout)
+	defer cancel()
+	if err := s.roles.Await(ctx, version); err != nil {
+		s.log.DebugContext(ctx, "a role is not heeded here yet", "error", err)
+	}
 }
 
 // revokeAll removes all roles on a channel that is not there. It must happen even if the caller has gone.
@@ -127,6 +142,7 @@ func (s *Service) SetMember(ctx context.Context, req *channelsv1.SetMemberReques
 	if err != nil {
 		return nil, err
 	}
+	s.heeded(ctx, r.GetVersion())
 	return &channelsv1.Member{User: r.GetUser(), Role: req.GetRole()}, nil
 }
 

@@ -73,8 +73,12 @@ func (s *Service) CreatePackage(ctx context.Context, req *channelsv1.CreatePacka
 		if err != nil {
 			return err
 		}
+		now, err := touchChannel(ctx, tx, ch.ID, s.now().UTC())
+		if err != nil {
+			return err
+		}
 		tag, err := tx.Exec(ctx, `INSERT INTO channels.packages (channel_id, name, summary, description, url, created_at) VALUES ($1, $2, $3, $4, $5, $6)
-			ON CONFLICT DO NOTHING`, ch.ID, p.Name, p.Summary, p.Description, p.URL, s.now().UTC())
+			ON CONFLICT DO NOTHING`, ch.ID, p.Name, p.Summary, p.Description, p.URL, now)
 		if err != nil {
 			return err
 		}
@@ -232,6 +236,7 @@ func (s *Service) AddPackageMember(ctx context.Context, req *channelsv1.AddPacka
 	if err != nil {
 		return nil, err
 	}
+	s.heeded(ctx, r.GetVersion())
 	return &channelsv1.Member{User: r.GetUser(), Role: req.GetRole()}, nil
 }
 

@@ -50,6 +50,10 @@ type staging struct {
 	fresh []string
 	// subdirs are what a plan says of whole subdirs; nil for other publications.
 	subdirs map[string]subdirState
+	// adds is the publication if it is staged in memory; see few.go.
+	adds *fewAdds
+	// made says that the tables are there.
+	made bool
 }
 
 // subdirState is what a subdir's index says beside its records.
@@ -58,11 +62,18 @@ type subdirState struct {
 	removed []string // sorted
 }
 
-func newStaging(ctx context.Context, tx pgx.Tx, c *channelRow, now time.Time) (*staging, error) {
-	if _, err := tx.Exec(ctx, stagingSQL); err != nil {
-		return nil, pg.Classify(err)
+func newStaging(tx pgx.Tx, c *channelRow, now time.Time) *staging {
+	return &staging{tx: tx, channel: c, now: now}
+}
+
+// tables makes the temporary tables, unless they are there.
+func (s *staging) tables(ctx context.Context) error {
+	if s.made {
+		return nil
 	}
-	return &staging{tx: tx, channel: c, now: now}, nil
+	s.made = true
+	_, err := s.tx.Exec(ctx, stagingSQL)
+	return pg.Classify(err)
 }
 
 // plannedFile is a row of channels_plan.
@@ -92,6 +103,9 @@ var planColumns = []string{
 
 // plan copies files into channels_plan; next returns false after the last one.
 func (s *staging) plan(ctx context.Context, next func() (plannedFile, bool, error)) error {
+	if err := s.tables(ctx); err != nil {
+		return err
+	}
 	var source error // what went wrong on our side: the server only says that the copy was given up
 	n, err := s.tx.CopyFrom(ctx, pgx.Identifier{"channels_plan"}, planColumns, pgx.CopyFromFunc(func() ([]any, error) {
 		f, ok, err := next()
@@ -233,6 +247,9 @@ func (s *staging) removePackage(ctx context.Context, name string) error {
 }
 
 func (s *staging) remove(ctx context.Context, where string, arg any) error {
+	if err := s.tables(ctx); err != nil {
+		return err
+	}
 	_, err := s.tx.Exec(ctx, `
 		INSERT INTO channels_change (path, op, name, arch, redirect, old_size, old_name, old_arch)
 		SELECT f.path, 2, f.name, f.arch, f.redirect, f.size, f.name, f.arch FROM channels.files f

@@ -83,6 +83,13 @@ func moveHead(ctx context.Context, tx pgx.Tx, c *channelRow, from int64) error {
 	return nil
 }
 
+// touchChannel says that a channel's packages have changed without a revision, and returns when: what is kept of their names
+// is looked at again, and what has no later time is taken for known.
+func touchChannel(ctx context.Context, tx pgx.Tx, id uuid.UUID, now time.Time) (at time.Time, err error) {
+	err = tx.QueryRow(ctx, `UPDATE channels.channels SET updated_at = greatest($2, updated_at + interval '1 microsecond') WHERE id = $1 RETURNING updated_at`, id, now).Scan(&at)
+	return at, pg.Classify(err)
+}
+
 func lostRace(name string, expected int64) error {
 	return fault.New(fault.LostRace, "channel %s is no longer at revision %d", name, expected).WithReason(reasonHeadMoved)
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 
 	"github.com/entrepot-dev/entrepot/pkg/authn"
@@ -88,7 +90,7 @@ func (s *Service) inspect(ctx context.Context, f *channelsv1.StagedFile, uploade
 	if err := s.checkIndex(f.GetFilename(), info); err != nil {
 		return in, err
 	}
-	facts := repodata.FileFacts{Size: b.Size(), MD5: [16]byte(f.GetMd5()), SHA256: [32]byte(f.GetSha256())}
+	facts := repodata.FileFacts{Size: b.Size(), MD5: [16]byte(f.GetMd5()), SHA256: [32]byte(f.GetSha256()), TimeModified: s.now().Unix()}
 	if facts.Subdir, err = repodata.IndexSubdir(info.IndexJSON); err == nil {
 		err = dist.CheckSubdir(facts.Subdir)
 	}
@@ -177,6 +179,11 @@ type upload struct {
 	force  bool
 	caller authn.Caller
 	holds  []claim // of the job that uploads; none outside jobs
+	come   func()  // says that it is no longer on its way; nil if nobody was told that it is
+
+	// requestID and span are of the request, which is not the one that the group runs for.
+	requestID string
+	span      trace.SpanContext
 
 	done  chan struct{}
 	out   *published
@@ -195,8 +202,9 @@ func (u *upload) newPackages() (names []string) {
 }
 
 // decide sorts a group of uploads into those that can be published together, those that are refused, and those that
-// must wait for the next revision because they replace what this one brings. It sets the refused ones' errors.
-func decide(c *channelRow, live map[string]*fileRow, group []*upload) (accepted, later []*upload) {
+// must wait for the next revision because they replace what this one brings. It sets the refused ones' errors. left is how
+// much may still come into the namespace; negative: no limit.
+func decide(c *channelRow, left int64, live map[string]*fileRow, group []*upload) (accepted, later []*upload) {
 	size := c.Size
 	staged := make(map[string][]byte) // path → digest
 next:
@@ -231,7 +239,14 @@ next:
 			u.err = overQuota(c)
 			continue
 		}
+		if left >= 0 && growth > left {
+			u.err = overTenant(c.Namespace)
+			continue
+		}
 		size += growth
+		if left >= 0 {
+			left = max(left-growth, 0)
+		}
 		for path := range own {
 			staged[path] = nil
 		}

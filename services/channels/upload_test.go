@@ -2,10 +2,12 @@ package channels_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -294,6 +296,16 @@ func TestUploadsTogether(t *testing.T) {
 			staged[i] = b.stage(spec{name: fmt.Sprintf("p%d", i)})
 		}
 		staged[3] = b.stage(spec{name: "taken", content: "other"})
+		var all sync.WaitGroup // all are being looked through before the first one is done
+		all.Add(8)
+		b.store.set(func(op string) error {
+			if op == "open" {
+				all.Done()
+				all.Wait()
+			}
+			return nil
+		})
+		defer b.store.set(nil)
 		var mu sync.Mutex
 		revisions := make(map[int64]int)
 		errs := together(8, func(i int) error {
@@ -313,6 +325,106 @@ func TestUploadsTogether(t *testing.T) {
 			}
 		}
 		if d := cmp.Diff(map[int64]int{3: 7}, revisions); d != "" {
+			t.Errorf("uploads by revision (-want +got):\n%s", d)
+		}
+	})
+
+	// inOneGroup uploads the files side by side, each on its own, after all of them were looked through, and counts the uploads
+	// by revision.
+	inOneGroup := func(b *bundle, staged []*channelsv1.StagedFile, then func(op string) error) (map[int64]int, []error) {
+		var all sync.WaitGroup
+		all.Add(len(staged))
+		b.store.set(func(op string) error {
+			if op == "open" {
+				all.Done()
+				all.Wait()
+				return nil
+			}
+			return then(op)
+		})
+		defer b.store.set(nil)
+		var mu sync.Mutex
+		revisions := make(map[int64]int)
+		errs := together(len(staged), func(i int) error {
+			r, err := b.api.AddFiles(b.as(b.alice), &channelsv1.AddFilesRequest{Channel: "main", Files: staged[i : i+1]})
+			if err == nil {
+				mu.Lock()
+				revisions[r.GetRevision()]++
+				mu.Unlock()
+			}
+			return err
+		})
+		return revisions, errs
+	}
+	many := func(b *bundle, n int) (staged []*channelsv1.StagedFile) {
+		for i := range n {
+			staged = append(staged, b.stage(spec{name: fmt.Sprintf("p%02d", i)}))
+		}
+		return staged
+	}
+	nothing := func(string) error { return nil }
+
+	t.Run("an error of one is found by halves", func(t *testing.T) {
+		b := setupConfig(t, channels.Config{BatchWindow: 2 * time.Second})
+		b.hosted("main")
+		staged := many(b, 16)
+		var once sync.Once
+		revisions, errs := inOneGroup(b, staged, func(op string) error {
+			if op == "stat" { // the group is there: now one of them is not stored any more
+				once.Do(func() {
+					if err := b.blobs.Delete(context.Background(), blob.Digest(staged[5].GetSha256())); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			return nil
+		})
+		for i, err := range errs {
+			if i == 5 {
+				wantFault(t, err, fault.Precondition, "BLOB_MISSING", "")
+			} else if err != nil {
+				t.Error(err)
+			}
+		}
+		if len(revisions) > 4 { // of eight, four, two and one
+			t.Errorf("uploads by revision: %v", revisions)
+		}
+	})
+
+	t.Run("an error of all is not asked for once for each", func(t *testing.T) {
+		b := setupConfig(t, channels.Config{BatchWindow: 2 * time.Second})
+		b.hosted("main")
+		var puts atomic.Int64
+		_, errs := inOneGroup(b, many(b, 16), func(op string) error {
+			if op == "put" {
+				puts.Add(1)
+				return fault.New(fault.Unavailable, "the disk is away")
+			}
+			return nil
+		})
+		for _, err := range errs {
+			wantFault(t, err, fault.Unavailable, "", "the disk is away")
+		}
+		if n := puts.Load(); n > 8 {
+			t.Errorf("the store was asked %d times", n)
+		}
+	})
+
+	t.Run("those that fit into the namespace share a revision", func(t *testing.T) {
+		b := setupConfig(t, channels.Config{BatchWindow: 2 * time.Second})
+		b.hosted("main")
+		staged := many(b, 8)
+		limit := 5*staged[0].GetSize() + staged[0].GetSize()/2
+		if _, err := b.api.SetNamespaceLimit(b.as(b.admin), &channelsv1.SetNamespaceLimitRequest{Namespace: "default", SizeLimit: &limit}); err != nil {
+			t.Fatal(err)
+		}
+		revisions, errs := inOneGroup(b, staged, nothing)
+		for _, err := range errs {
+			if err != nil {
+				wantFault(t, err, fault.Exhausted, "QUOTA", "namespace default is above its quota")
+			}
+		}
+		if d := cmp.Diff(map[int64]int{2: 5}, revisions); d != "" {
 			t.Errorf("uploads by revision (-want +got):\n%s", d)
 		}
 	})

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -67,7 +65,7 @@ func (s *Service) validateJob(ctx context.Context, job *jobs.Job[*channelsv1.Act
 			return nil, err
 		}
 	}
-	sources, err := s.sources(ctx, ch)
+	sources, err := s.sourcesOf(ctx, ch)
 	if err != nil {
 		return nil, err
 	}
@@ -188,61 +186,72 @@ func (s *Service) check(ctx context.Context, f *fileRow) (problem string, err er
 	return "", nil
 }
 
-// sources lists where a channel's files may be had again: its upstream, then its registered mirrors.
-func (s *Service) sources(ctx context.Context, ch *channelRow) (out []string, err error) {
-	m, err := ch.mirrorSettings()
+// Sources open files again that were had before; *sync.Remotes are some.
+type Sources interface {
+	// Upstream opens a file at a channel's upstream, as its remote is set: with its credentials, for one. The url is where
+	// the upstream's index has it, empty for its path; size bounds it in bytes, if it is not 0.
+	Upstream(ctx context.Context, ch *channelsv1.Channel, path, url string, size int64) (io.ReadCloser, error)
+	// Elsewhere opens a file below a URL that somebody registered, without credentials.
+	Elsewhere(ctx context.Context, base, path string, size int64) (io.ReadCloser, error)
+}
+
+// source is a place where a channel's files may be had again.
+type source struct {
+	base string
+	open func(ctx context.Context, f *fileRow) (io.ReadCloser, error)
+}
+
+// sourcesOf lists where a channel's files may be had again: its upstream, then its registered mirrors.
+func (s *Service) sourcesOf(ctx context.Context, ch *channelRow) (out []source, err error) {
+	if s.sources == nil {
+		return nil, nil
+	}
+	shown, err := s.toProto(ch)
 	if err != nil {
 		return nil, err
 	}
-	if m.GetUrl() != "" {
-		out = append(out, m.GetUrl())
+	if url := shown.GetMirror().GetUrl(); url != "" {
+		out = append(out, source{url, func(ctx context.Context, f *fileRow) (io.ReadCloser, error) {
+			return s.sources.Upstream(ctx, shown, f.Path, f.URL, f.Size)
+		}})
 	}
 	mirrors, err := mirrorsOf(ctx, s.pool, ch.ID)
 	for _, m := range mirrors {
-		out = append(out, m.URL)
+		out = append(out, source{m.URL, func(ctx context.Context, f *fileRow) (io.ReadCloser, error) {
+			return s.sources.Elsewhere(ctx, m.URL, f.Path, f.Size)
+		}})
 	}
 	return out, err
 }
 
 // repair asks the sources for a file's bytes and returns who had them; empty if nobody. What was rotten is out of service
 // afterwards in any case.
-func (s *Service) repair(ctx context.Context, f *fileRow, sources []string) (from string) {
+func (s *Service) repair(ctx context.Context, f *fileRow, sources []source) (from string) {
 	if err := blob.Quarantine(ctx, s.blobs, *f.Digest); err != nil {
 		s.log.ErrorContext(ctx, "a rotten file could not be quarantined", "path", f.Path, "digest", f.Digest, "error", err)
 	}
-	for _, base := range sources {
-		err := s.fetchAgain(ctx, base, f)
+	for _, src := range sources {
+		err := s.fetchAgain(ctx, src, f)
 		if err == nil {
-			return base
+			return src.base
 		}
-		s.log.InfoContext(ctx, "a file could not be repaired from here", "path", f.Path, "source", base, "error", err)
+		s.log.InfoContext(ctx, "a file could not be repaired from here", "path", f.Path, "source", src.base, "error", err)
 	}
 	return ""
 }
 
-func (s *Service) fetchAgain(ctx context.Context, base string, f *fileRow) error {
-	if s.http == nil {
-		return fault.New(fault.Precondition, "this process makes no requests to other servers")
-	}
+func (s *Service) fetchAgain(ctx context.Context, src source, f *fileRow) error {
 	ctx, cancel := context.WithTimeout(ctx, repairTimeout)
 	defer cancel()
-	target := strings.TrimRight(base, "/") + "/" + escapePath(f.Path)
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	body, err := src.open(ctx, f)
 	if err != nil {
 		return err
 	}
-	resp, err := s.http.Do(r)
-	if err != nil {
-		return fault.New(fault.Upstream, "%w", err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fault.New(fault.Upstream, "%s answers %d", base, resp.StatusCode)
-	}
+	defer body.Close()
 	put := blob.PutOptions{Expect: f.Digest, Replace: true}
 	if f.Size >= 0 {
 		put.ExpectSize, put.MaxSize = &f.Size, max(f.Size, 1)
 	}
-	_, err = s.blobs.Put(ctx, resp.Body, put)
+	_, err = s.blobs.Put(ctx, body, put)
 	return err
 }

@@ -230,6 +230,9 @@ func (s *Service) SetPassword(ctx context.Context, req *identityv1.SetPasswordRe
 	if err != nil {
 		return nil, err
 	}
+	if req.NewPassword == nil { // a field of another name shall not take the password away
+		return nil, fault.Field("new_password", "must be given; empty takes the password away")
+	}
 	st := store{s.deps.Pool}
 	switch {
 	case !self:

@@ -201,10 +201,12 @@ func fileOf(pointer string) string {
 // fingerprint is equal for two runs that would make the same plan.
 func fingerprint(settings *channelsv1.MirrorSettings, inspect bool, found []index) []byte {
 	h := sha256.New()
-	fmt.Fprintf(h, "2\n%q\n%d\n%q\n%q\n%q\n%q\n%t\n", settings.GetUrl(), settings.GetRemovalPolicy(), settings.GetIncludelist(),
+	fmt.Fprintf(h, "3\n%q\n%d\n%q\n%q\n%q\n%q\n%t\n", settings.GetUrl(), settings.GetRemovalPolicy(), settings.GetIncludelist(),
 		settings.GetExcludelist(), settings.GetProxylist(), settings.GetSubdirs(), inspect)
 	for _, ix := range found {
-		fmt.Fprintf(h, "%s %s %x\n", ix.Subdir, ix.IndexPath, ix.says())
+		if ix.known() { // a subdir that was never there says nothing, whether it was asked for or not
+			fmt.Fprintf(h, "%s %s %x\n", ix.Subdir, ix.IndexPath, ix.says())
+		}
 	}
 	return h.Sum(nil)
 }

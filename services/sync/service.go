@@ -161,6 +161,16 @@ func (s *Service) GetSyncStatus(ctx context.Context, req *syncv1.GetSyncStatusRe
 			Subdir: d.Subdir, Index: d.IndexPath, Etag: d.ETag, Records: d.Records, CheckTime: timestamppb.New(d.CheckedAt),
 		})
 	}
+	poll, err := s.store.pollOf(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if poll.PolledAt != nil {
+		out.Poll = &syncv1.PollStatus{PollTime: timestamppb.New(*poll.PolledAt), Error: poll.Error}
+		if poll.ChangedAt != nil {
+			out.Poll.ChangeTime = timestamppb.New(*poll.ChangedAt)
+		}
+	}
 	last, err := s.store.status(ctx, id)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):

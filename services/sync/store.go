@@ -103,8 +103,10 @@ func (s store) forget(ctx context.Context, tx pgx.Tx, channel uuid.UUID) error {
 	if err := forgetProxy(ctx, tx, channel); err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, `DELETE FROM sync.rejected WHERE channel_id = $1`, channel); err != nil {
-		return pg.Classify(err)
+	for _, table := range []string{"rejected", "polls"} {
+		if _, err := tx.Exec(ctx, `DELETE FROM sync.`+table+` WHERE channel_id = $1`, channel); err != nil {
+			return pg.Classify(err)
+		}
 	}
 	_, err = tx.Exec(ctx, `DELETE FROM sync.status WHERE channel_id = $1`, channel)
 	return pg.Classify(err)
@@ -167,6 +169,7 @@ func (s store) touch(ctx context.Context, channel uuid.UUID, subdirs []string) e
 
 type runStatus struct {
 	JobID       uuid.UUID
+	URL         string
 	Result      Result
 	FinishedAt  time.Time
 	Fingerprint []byte
@@ -175,8 +178,8 @@ type runStatus struct {
 // status returns the last run that ended; pgx.ErrNoRows if there was none.
 func (s store) status(ctx context.Context, channel uuid.UUID) (st runStatus, err error) {
 	var raw []byte
-	err = s.pool.QueryRow(ctx, `SELECT job_id, result, finished_at, fingerprint FROM sync.status WHERE channel_id = $1`, channel).
-		Scan(&st.JobID, &raw, &st.FinishedAt, &st.Fingerprint)
+	err = s.pool.QueryRow(ctx, `SELECT job_id, url, result, finished_at, fingerprint FROM sync.status WHERE channel_id = $1`, channel).
+		Scan(&st.JobID, &st.URL, &raw, &st.FinishedAt, &st.Fingerprint)
 	if err != nil {
 		return st, err
 	}

@@ -143,9 +143,12 @@ type WorkerDeps struct {
 // Kind of the job that syncs a channel.
 const Kind = "sync.channel"
 
-// ActionForget is the action of a job that drops what is remembered of a deleted channel's upstream. The channels
-// service asks for it in the transaction that deletes a mirror.
-const ActionForget = "forget"
+// KindForget drops what is remembered of a deleted channel's upstream. The channels service asks for it in the transaction
+// that deletes a mirror.
+const KindForget = "sync.forget"
+
+// actionForget is how former versions spelled KindForget: as an action of Kind.
+const actionForget = "forget"
 
 // KindSpec is how jobs of the kind are run: one per channel at a time, and a request while one runs joins it.
 func KindSpec(c Config) jobs.KindSpec {
@@ -154,7 +157,13 @@ func KindSpec(c Config) jobs.KindSpec {
 
 // Register adds the job kinds to a pool's registry.
 func Register(reg *jobs.Registry, deps WorkerDeps) {
-	jobs.Register(reg, KindSpec(deps.Config), jobs.Worker[*syncv1.SyncJobArgs](&worker{deps: deps, store: store{deps.Pool}, metrics: newSyncMetrics()}))
+	w := &worker{deps: deps, store: store{deps.Pool}, metrics: newSyncMetrics()}
+	jobs.Register(reg, KindSpec(deps.Config), jobs.Worker[*syncv1.SyncJobArgs](w))
+	registerPoll(reg, w)
+	jobs.Register(reg, jobs.KindSpec{
+		Kind: KindForget, Timeout: 10 * time.Minute, MaxFailures: 8, Coalesce: jobs.None, Concurrency: 1,
+		Backoff: jobs.Backoff{Initial: time.Second, Max: time.Minute},
+	}, jobs.WorkFunc[*syncv1.ForgetJobArgs](w.forgetJob))
 }
 
 func (s *Service) channel(ctx context.Context, name string) (*channelsv1.Channel, error) {

@@ -16,8 +16,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/entrepot-dev/entrepot/pkg/authn"
-	"github.com/entrepot-dev/entrepot/pkg/authz"
 	"github.com/entrepot-dev/entrepot/pkg/blob"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 	"github.com/entrepot-dev/entrepot/pkg/fetch"
@@ -44,48 +42,17 @@ type worker struct {
 
 // Work runs one sync.
 func (w *worker) Work(ctx context.Context, job *jobs.Job[*syncv1.SyncJobArgs]) (any, error) {
-	caller, err := authn.Unmarshal(job.Principal.Data)
-	if err != nil {
-		return nil, jobs.Discard(fmt.Errorf("the job's principal cannot be read: %w", err))
-	}
-	caller.JobID, caller.Claim = job.ID.String(), job.Claim
-	ctx = authn.NewContext(ctx, caller)
-
-	id, err := uuid.Parse(job.Args.GetChannelId())
-	if err != nil {
-		return nil, jobs.Discard(fault.Field("channel_id", "not a UUID"))
-	}
-	if job.Args.GetAction() == ActionForget {
+	if job.Args.GetAction() == actionForget { // of a version that had no kind for it
 		return nil, w.forget(ctx, job.Namespace, job.Args.GetChannelId())
 	}
-	ch, err := w.deps.Channels.GetChannel(ctx, &channelsv1.GetChannelRequest{Channel: job.Args.GetChannel()})
-	if fault.Is(err, fault.NotFound) || (err == nil && ch.GetId() != job.Args.GetChannelId()) {
-		return nil, w.gone(ctx, job.Namespace, job.Args.GetChannelId())
-	}
+	ch, ctx, err := w.open(ctx, job.Principal.Data, job.ID, job.Claim, job.Namespace, job.Args.GetChannelId(), job.Args.GetChannel())
+	run := &run{worker: w, job: job, ch: ch, result: &Result{Failures: []Failure{}, Warnings: []string{}}}
 	if err == nil {
-		// Whoever asked may have lost the right since; a run that finds nothing new would not notice otherwise.
-		err = w.deps.Roles.Allow(ctx, caller, authz.ChannelSync, authz.Resource{
-			Kind: authz.Channel, ID: ch.GetId(), Name: ch.GetName(), Namespace: ch.GetNamespace(), Public: !ch.GetPrivate(),
-		})
+		err = run.begin(ctx)
 	}
-	if fault.Is(err, fault.Denied) || fault.Is(err, fault.Unauthenticated) {
-		return nil, jobs.Discard(err)
-	}
-	if err != nil {
+	if ch == nil {
 		return nil, err
 	}
-	url := ch.GetMirror().GetUrl()
-	remote, err := w.deps.Remotes.follow(ctx, ch)
-	if err != nil {
-		if fault.Is(err, fault.Invalid) || fault.Is(err, fault.Precondition) {
-			err = jobs.Discard(err) // it takes a person to mend
-		}
-		return nil, err
-	}
-
-	r := &Result{Failures: []Failure{}, Warnings: []string{}}
-	run := &run{worker: w, job: job, ch: ch, id: id, url: url, remote: remote, result: r}
-	err = run.do(ctx)
 	if fault.Is(err, fault.NotFound) && ctx.Err() == nil && w.deleted(ctx, job.Args) {
 		return nil, w.gone(ctx, job.Namespace, job.Args.GetChannelId())
 	}
@@ -93,60 +60,16 @@ func (w *worker) Work(ctx context.Context, job *jobs.Job[*syncv1.SyncJobArgs]) (
 	return nil, err
 }
 
-// syncAttempts is how many attempts a sync has.
-const syncAttempts = 5
-
-// reportTimeout bounds what telling of a failure may cost.
-const reportTimeout = 10 * time.Second
-
-// report tells the channel's webhooks that the sync failed: after its last attempt, or if it ended without some files.
-// The sync itself is settled by then, so nothing that goes wrong here changes what came of it.
-func (r *run) report(ctx context.Context, failure error) {
-	switch {
-	case failure == nil && r.result.Failed == 0:
-		return
-	case failure != nil && (ctx.Err() != nil || r.job.Failures+1 < syncAttempts): // it goes on, here or elsewhere
-		return
-	}
-	req := &channelsv1.ReportSyncFailureRequest{ChannelId: r.id.String(), JobId: r.job.ID.String(), Failed: r.result.Failed}
-	if failure != nil {
-		req.Error = printable(failure.Error())
-	}
-	for _, f := range r.result.Failures[:min(len(r.result.Failures), 20)] {
-		req.Paths = append(req.Paths, f.Path)
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(authn.WithSelf(ctx)), reportTimeout) // a settled job's context may have ended
-	defer cancel()
-	if _, err := r.deps.Channels.ReportSyncFailure(ctx, req); err != nil && r.deps.Log != nil {
-		r.deps.Log.WarnContext(ctx, "a channel's webhooks could not be told of its failed sync", "channel", r.ch.GetName(), "error", err)
-	}
-}
-
-// deleted reports whether the job's channel is gone, or another one has its name.
-func (w *worker) deleted(ctx context.Context, args *syncv1.SyncJobArgs) bool {
-	ch, err := w.deps.Channels.GetChannel(ctx, &channelsv1.GetChannelRequest{Channel: args.GetChannel()})
-	return fault.Is(err, fault.NotFound) || err == nil && ch.GetId() != args.GetChannelId()
-}
-
-// gone ends a job whose channel was deleted, with the schedule that would bring it back and all that was remembered.
-func (w *worker) gone(ctx context.Context, namespace, channel string) error {
-	return jobs.Discard(errors.Join(fault.New(fault.NotFound, "the channel was deleted"), w.forget(ctx, namespace, channel)))
-}
-
-// forget drops a deleted channel's schedule and all that was remembered of its upstream.
-func (w *worker) forget(ctx context.Context, namespace, channel string) error {
-	return pgx.BeginFunc(ctx, w.deps.Pool, func(tx pgx.Tx) error {
-		if id, err := uuid.Parse(channel); err == nil {
-			if err := w.store.forget(ctx, tx, id); err != nil {
-				return err
-			}
-		}
-		err := w.deps.Jobs.DeleteSchedule(ctx, tx, namespace, scheduleName(channel))
-		if fault.Is(err, fault.NotFound) {
-			return nil
-		}
+// begin opens the upstream and runs the sync.
+func (r *run) begin(ctx context.Context) (err error) {
+	if r.id, err = uuid.Parse(r.ch.GetId()); err != nil {
 		return err
-	})
+	}
+	r.url = r.ch.GetMirror().GetUrl()
+	if r.remote, err = r.deps.Remotes.follow(ctx, r.ch); err != nil {
+		return permanent(err)
+	}
+	return r.do(ctx)
 }
 
 // run is one attempt at a sync.
@@ -160,6 +83,8 @@ type run struct {
 	result *Result
 	// doubted are subdirs of which files were not what the index says.
 	doubted map[string]bool
+	// before is what came of the last sync of the same upstream, nil if there was none.
+	before *Result
 	// notes are warnings of surveys that hold for the next pass too.
 	notes []string
 }
@@ -180,6 +105,9 @@ func (r *run) do(ctx context.Context) error {
 		last, err := r.store.status(ctx, r.id)
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return err
+		}
+		if err == nil && last.URL == r.url {
+			r.before = &last.Result
 		}
 		if err == nil && !r.job.Args.GetForce() && last.Fingerprint != nil && bytes.Equal(last.Fingerprint, print) && !anyFailed(found) {
 			r.result.Revision, r.result.Unchanged = r.ch.GetHead(), last.Result.Added+last.Result.Unchanged

@@ -252,7 +252,7 @@ func (x Delivery_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Delivery_State.Descriptor instead.
 func (Delivery_State) EnumDescriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{83, 0}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{88, 0}
 }
 
 // MirrorSettings say what a mirror or proxy channel takes from where.
@@ -5534,10 +5534,386 @@ func (x *StartActionRequest) GetRepeatEverySeconds() int64 {
 	return 0
 }
 
+// Schedule has an action on a channel done again and again: by a cron expression, every so often, or once.
+type Schedule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names it within the channel: letters, digits, `-` and `_`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What is done: one of StartActionRequest's actions, `synchronize`, `synchronize_repodata` or `poll` (ask a mirror's
+	// upstream whether it has changed, and synchronise if so), `synchronize_metrics`.
+	Action string `protobuf:"bytes,2,opt,name=action,proto3" json:"action,omitempty"`
+	// Five fields (minute, hour, day of the month, month, day of the week), or @hourly, @daily, @weekly, @monthly, @yearly.
+	Cron string `protobuf:"bytes,3,opt,name=cron,proto3" json:"cron,omitempty"`
+	// What the cron expression is read in: an IANA name such as Europe/Berlin; default UTC.
+	TimeZone string `protobuf:"bytes,4,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"`
+	// Every this many seconds, instead of a cron expression; at least 10.
+	RepeatEverySeconds int64 `protobuf:"varint,5,opt,name=repeat_every_seconds,json=repeatEverySeconds,proto3" json:"repeat_every_seconds,omitempty"`
+	// Each time it begins up to this many seconds later; how many is drawn anew. Not more than repeat_every_seconds. For
+	// `poll` without a cron expression a tenth of the interval if absent.
+	JitterSeconds *int64 `protobuf:"varint,6,opt,name=jitter_seconds,json=jitterSeconds,proto3,oneof" json:"jitter_seconds,omitempty"`
+	// Not before this time; alone, once at this time.
+	StartAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=start_at,json=startAt,proto3" json:"start_at,omitempty"`
+	// Nothing is begun while it is paused.
+	Paused bool `protobuf:"varint,8,opt,name=paused,proto3" json:"paused,omitempty"`
+	// When it is due next; absent if never. Read only, as all that follows.
+	NextTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=next_time,json=nextTime,proto3" json:"next_time,omitempty"`
+	// When it was due last.
+	LastTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=last_time,json=lastTime,proto3" json:"last_time,omitempty"`
+	// The job that was made then.
+	LastJobId string `protobuf:"bytes,11,opt,name=last_job_id,json=lastJobId,proto3" json:"last_job_id,omitempty"`
+	// Why it cannot go on, if it cannot.
+	Error string `protobuf:"bytes,12,opt,name=error,proto3" json:"error,omitempty"`
+	// When it was made.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// When it was last set.
+	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Schedule) Reset() {
+	*x = Schedule{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Schedule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Schedule) ProtoMessage() {}
+
+func (x *Schedule) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Schedule.ProtoReflect.Descriptor instead.
+func (*Schedule) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *Schedule) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Schedule) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *Schedule) GetCron() string {
+	if x != nil {
+		return x.Cron
+	}
+	return ""
+}
+
+func (x *Schedule) GetTimeZone() string {
+	if x != nil {
+		return x.TimeZone
+	}
+	return ""
+}
+
+func (x *Schedule) GetRepeatEverySeconds() int64 {
+	if x != nil {
+		return x.RepeatEverySeconds
+	}
+	return 0
+}
+
+func (x *Schedule) GetJitterSeconds() int64 {
+	if x != nil && x.JitterSeconds != nil {
+		return *x.JitterSeconds
+	}
+	return 0
+}
+
+func (x *Schedule) GetStartAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartAt
+	}
+	return nil
+}
+
+func (x *Schedule) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
+func (x *Schedule) GetNextTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextTime
+	}
+	return nil
+}
+
+func (x *Schedule) GetLastTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastTime
+	}
+	return nil
+}
+
+func (x *Schedule) GetLastJobId() string {
+	if x != nil {
+		return x.LastJobId
+	}
+	return ""
+}
+
+func (x *Schedule) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *Schedule) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Schedule) GetUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdateTime
+	}
+	return nil
+}
+
+// SetScheduleRequest makes or replaces a schedule.
+type SetScheduleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// The schedule's name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The schedule. Its name may be absent; an absent action is the name.
+	Schedule      *Schedule `protobuf:"bytes,3,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetScheduleRequest) Reset() {
+	*x = SetScheduleRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetScheduleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetScheduleRequest) ProtoMessage() {}
+
+func (x *SetScheduleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetScheduleRequest.ProtoReflect.Descriptor instead.
+func (*SetScheduleRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *SetScheduleRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *SetScheduleRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetScheduleRequest) GetSchedule() *Schedule {
+	if x != nil {
+		return x.Schedule
+	}
+	return nil
+}
+
+// ListSchedulesRequest names a channel.
+type ListSchedulesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel       string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSchedulesRequest) Reset() {
+	*x = ListSchedulesRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSchedulesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSchedulesRequest) ProtoMessage() {}
+
+func (x *ListSchedulesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSchedulesRequest.ProtoReflect.Descriptor instead.
+func (*ListSchedulesRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *ListSchedulesRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+// ListSchedulesResponse has the schedules of a channel.
+type ListSchedulesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By name. What was begun with repeat_every_seconds is among them, named after its action, or `sync`.
+	Schedules     []*Schedule `protobuf:"bytes,1,rep,name=schedules,proto3" json:"schedules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSchedulesResponse) Reset() {
+	*x = ListSchedulesResponse{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSchedulesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSchedulesResponse) ProtoMessage() {}
+
+func (x *ListSchedulesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSchedulesResponse.ProtoReflect.Descriptor instead.
+func (*ListSchedulesResponse) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{77}
+}
+
+func (x *ListSchedulesResponse) GetSchedules() []*Schedule {
+	if x != nil {
+		return x.Schedules
+	}
+	return nil
+}
+
+// DeleteScheduleRequest names a schedule.
+type DeleteScheduleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The channel's name.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// The schedule's name.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteScheduleRequest) Reset() {
+	*x = DeleteScheduleRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteScheduleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteScheduleRequest) ProtoMessage() {}
+
+func (x *DeleteScheduleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteScheduleRequest.ProtoReflect.Descriptor instead.
+func (*DeleteScheduleRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *DeleteScheduleRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *DeleteScheduleRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 // StartBuiltinJobRequest asks for an action on all channels that it fits.
 type StartBuiltinJobRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// As in StartActionRequest.
+	// As in StartActionRequest, or `synchronize`, `synchronize_repodata`, `synchronize_metrics`.
 	Action string `protobuf:"bytes,1,opt,name=action,proto3" json:"action,omitempty"`
 	// Which package versions it is about: `*`, or names with versions such as `numpy>=1.2,scipy`; channels without any are left out.
 	ItemsSpec string `protobuf:"bytes,2,opt,name=items_spec,json=itemsSpec,proto3" json:"items_spec,omitempty"`
@@ -5551,7 +5927,7 @@ type StartBuiltinJobRequest struct {
 
 func (x *StartBuiltinJobRequest) Reset() {
 	*x = StartBuiltinJobRequest{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[74]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5563,7 +5939,7 @@ func (x *StartBuiltinJobRequest) String() string {
 func (*StartBuiltinJobRequest) ProtoMessage() {}
 
 func (x *StartBuiltinJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[74]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5576,7 +5952,7 @@ func (x *StartBuiltinJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartBuiltinJobRequest.ProtoReflect.Descriptor instead.
 func (*StartBuiltinJobRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{74}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *StartBuiltinJobRequest) GetAction() string {
@@ -5626,7 +6002,7 @@ type Webhook struct {
 
 func (x *Webhook) Reset() {
 	*x = Webhook{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[75]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5638,7 +6014,7 @@ func (x *Webhook) String() string {
 func (*Webhook) ProtoMessage() {}
 
 func (x *Webhook) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[75]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5651,7 +6027,7 @@ func (x *Webhook) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Webhook.ProtoReflect.Descriptor instead.
 func (*Webhook) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{75}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *Webhook) GetId() string {
@@ -5706,7 +6082,7 @@ type CreateWebhookRequest struct {
 
 func (x *CreateWebhookRequest) Reset() {
 	*x = CreateWebhookRequest{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[76]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5718,7 +6094,7 @@ func (x *CreateWebhookRequest) String() string {
 func (*CreateWebhookRequest) ProtoMessage() {}
 
 func (x *CreateWebhookRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[76]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5731,7 +6107,7 @@ func (x *CreateWebhookRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateWebhookRequest.ProtoReflect.Descriptor instead.
 func (*CreateWebhookRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{76}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *CreateWebhookRequest) GetChannel() string {
@@ -5775,7 +6151,7 @@ type CreateWebhookResponse struct {
 
 func (x *CreateWebhookResponse) Reset() {
 	*x = CreateWebhookResponse{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[77]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5787,7 +6163,7 @@ func (x *CreateWebhookResponse) String() string {
 func (*CreateWebhookResponse) ProtoMessage() {}
 
 func (x *CreateWebhookResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[77]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5800,7 +6176,7 @@ func (x *CreateWebhookResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateWebhookResponse.ProtoReflect.Descriptor instead.
 func (*CreateWebhookResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{77}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *CreateWebhookResponse) GetWebhook() *Webhook {
@@ -5828,7 +6204,7 @@ type ListWebhooksRequest struct {
 
 func (x *ListWebhooksRequest) Reset() {
 	*x = ListWebhooksRequest{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[78]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5840,7 +6216,7 @@ func (x *ListWebhooksRequest) String() string {
 func (*ListWebhooksRequest) ProtoMessage() {}
 
 func (x *ListWebhooksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[78]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5853,7 +6229,7 @@ func (x *ListWebhooksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWebhooksRequest.ProtoReflect.Descriptor instead.
 func (*ListWebhooksRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{78}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ListWebhooksRequest) GetChannel() string {
@@ -5874,7 +6250,7 @@ type ListWebhooksResponse struct {
 
 func (x *ListWebhooksResponse) Reset() {
 	*x = ListWebhooksResponse{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[79]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5886,7 +6262,7 @@ func (x *ListWebhooksResponse) String() string {
 func (*ListWebhooksResponse) ProtoMessage() {}
 
 func (x *ListWebhooksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[79]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5899,7 +6275,7 @@ func (x *ListWebhooksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWebhooksResponse.ProtoReflect.Descriptor instead.
 func (*ListWebhooksResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{79}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ListWebhooksResponse) GetWebhooks() []*Webhook {
@@ -5930,7 +6306,7 @@ type UpdateWebhookRequest struct {
 
 func (x *UpdateWebhookRequest) Reset() {
 	*x = UpdateWebhookRequest{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[80]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5942,7 +6318,7 @@ func (x *UpdateWebhookRequest) String() string {
 func (*UpdateWebhookRequest) ProtoMessage() {}
 
 func (x *UpdateWebhookRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[80]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5955,7 +6331,7 @@ func (x *UpdateWebhookRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateWebhookRequest.ProtoReflect.Descriptor instead.
 func (*UpdateWebhookRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{80}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *UpdateWebhookRequest) GetChannel() string {
@@ -6013,7 +6389,7 @@ type DeleteWebhookRequest struct {
 
 func (x *DeleteWebhookRequest) Reset() {
 	*x = DeleteWebhookRequest{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[81]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6025,7 +6401,7 @@ func (x *DeleteWebhookRequest) String() string {
 func (*DeleteWebhookRequest) ProtoMessage() {}
 
 func (x *DeleteWebhookRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[81]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6038,7 +6414,7 @@ func (x *DeleteWebhookRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteWebhookRequest.ProtoReflect.Descriptor instead.
 func (*DeleteWebhookRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{81}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *DeleteWebhookRequest) GetChannel() string {
@@ -6068,7 +6444,7 @@ type ListDeliveriesRequest struct {
 
 func (x *ListDeliveriesRequest) Reset() {
 	*x = ListDeliveriesRequest{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[82]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6080,7 +6456,7 @@ func (x *ListDeliveriesRequest) String() string {
 func (*ListDeliveriesRequest) ProtoMessage() {}
 
 func (x *ListDeliveriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[82]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6093,7 +6469,7 @@ func (x *ListDeliveriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeliveriesRequest.ProtoReflect.Descriptor instead.
 func (*ListDeliveriesRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{82}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *ListDeliveriesRequest) GetChannel() string {
@@ -6135,7 +6511,7 @@ type Delivery struct {
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[83]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6147,7 +6523,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[83]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6160,7 +6536,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{83}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *Delivery) GetId() string {
@@ -6230,7 +6606,7 @@ type ListDeliveriesResponse struct {
 
 func (x *ListDeliveriesResponse) Reset() {
 	*x = ListDeliveriesResponse{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[84]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6242,7 +6618,7 @@ func (x *ListDeliveriesResponse) String() string {
 func (*ListDeliveriesResponse) ProtoMessage() {}
 
 func (x *ListDeliveriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[84]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6255,7 +6631,7 @@ func (x *ListDeliveriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeliveriesResponse.ProtoReflect.Descriptor instead.
 func (*ListDeliveriesResponse) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{84}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *ListDeliveriesResponse) GetDeliveries() []*Delivery {
@@ -6284,7 +6660,7 @@ type ReportSyncFailureRequest struct {
 
 func (x *ReportSyncFailureRequest) Reset() {
 	*x = ReportSyncFailureRequest{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[85]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6296,7 +6672,7 @@ func (x *ReportSyncFailureRequest) String() string {
 func (*ReportSyncFailureRequest) ProtoMessage() {}
 
 func (x *ReportSyncFailureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[85]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6309,7 +6685,7 @@ func (x *ReportSyncFailureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportSyncFailureRequest.ProtoReflect.Descriptor instead.
 func (*ReportSyncFailureRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{85}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *ReportSyncFailureRequest) GetChannelId() string {
@@ -6358,7 +6734,7 @@ type WebhookJobArgs struct {
 
 func (x *WebhookJobArgs) Reset() {
 	*x = WebhookJobArgs{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[86]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6370,7 +6746,7 @@ func (x *WebhookJobArgs) String() string {
 func (*WebhookJobArgs) ProtoMessage() {}
 
 func (x *WebhookJobArgs) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[86]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6383,7 +6759,7 @@ func (x *WebhookJobArgs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WebhookJobArgs.ProtoReflect.Descriptor instead.
 func (*WebhookJobArgs) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{86}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *WebhookJobArgs) GetDeliveryId() string {
@@ -6410,7 +6786,7 @@ type ActionJobArgs struct {
 
 func (x *ActionJobArgs) Reset() {
 	*x = ActionJobArgs{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[87]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6422,7 +6798,7 @@ func (x *ActionJobArgs) String() string {
 func (*ActionJobArgs) ProtoMessage() {}
 
 func (x *ActionJobArgs) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[87]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6435,7 +6811,7 @@ func (x *ActionJobArgs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActionJobArgs.ProtoReflect.Descriptor instead.
 func (*ActionJobArgs) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{87}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *ActionJobArgs) GetChannelId() string {
@@ -6479,7 +6855,7 @@ type BuiltinJobArgs struct {
 
 func (x *BuiltinJobArgs) Reset() {
 	*x = BuiltinJobArgs{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[88]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6491,7 +6867,7 @@ func (x *BuiltinJobArgs) String() string {
 func (*BuiltinJobArgs) ProtoMessage() {}
 
 func (x *BuiltinJobArgs) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[88]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6504,7 +6880,7 @@ func (x *BuiltinJobArgs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuiltinJobArgs.ProtoReflect.Descriptor instead.
 func (*BuiltinJobArgs) Descriptor() ([]byte, []int) {
-	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{88}
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *BuiltinJobArgs) GetAction() string {
@@ -6521,6 +6897,217 @@ func (x *BuiltinJobArgs) GetItemsSpec() string {
 	return ""
 }
 
+// NamespaceUsage is what the channels of a namespace hold together.
+type NamespaceUsage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The namespace.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Bytes of their files: what two channels share counts twice.
+	Size int64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	// How much they may hold; absent means no limit.
+	SizeLimit *int64 `protobuf:"varint,3,opt,name=size_limit,json=sizeLimit,proto3,oneof" json:"size_limit,omitempty"`
+	// How many there are.
+	ChannelCount  int64 `protobuf:"varint,4,opt,name=channel_count,json=channelCount,proto3" json:"channel_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NamespaceUsage) Reset() {
+	*x = NamespaceUsage{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[94]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NamespaceUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NamespaceUsage) ProtoMessage() {}
+
+func (x *NamespaceUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[94]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NamespaceUsage.ProtoReflect.Descriptor instead.
+func (*NamespaceUsage) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{94}
+}
+
+func (x *NamespaceUsage) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *NamespaceUsage) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *NamespaceUsage) GetSizeLimit() int64 {
+	if x != nil && x.SizeLimit != nil {
+		return *x.SizeLimit
+	}
+	return 0
+}
+
+func (x *NamespaceUsage) GetChannelCount() int64 {
+	if x != nil {
+		return x.ChannelCount
+	}
+	return 0
+}
+
+// ListNamespaceUsageRequest asks for all namespaces that have a channel or a limit.
+type ListNamespaceUsageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListNamespaceUsageRequest) Reset() {
+	*x = ListNamespaceUsageRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[95]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListNamespaceUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListNamespaceUsageRequest) ProtoMessage() {}
+
+func (x *ListNamespaceUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[95]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListNamespaceUsageRequest.ProtoReflect.Descriptor instead.
+func (*ListNamespaceUsageRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{95}
+}
+
+// ListNamespaceUsageResponse lists them by name.
+type ListNamespaceUsageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The namespaces.
+	Usages        []*NamespaceUsage `protobuf:"bytes,1,rep,name=usages,proto3" json:"usages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListNamespaceUsageResponse) Reset() {
+	*x = ListNamespaceUsageResponse{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[96]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListNamespaceUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListNamespaceUsageResponse) ProtoMessage() {}
+
+func (x *ListNamespaceUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[96]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListNamespaceUsageResponse.ProtoReflect.Descriptor instead.
+func (*ListNamespaceUsageResponse) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{96}
+}
+
+func (x *ListNamespaceUsageResponse) GetUsages() []*NamespaceUsage {
+	if x != nil {
+		return x.Usages
+	}
+	return nil
+}
+
+// SetNamespaceLimitRequest says how much the channels of a namespace may hold together.
+type SetNamespaceLimitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The namespace.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Bytes; absent means no limit.
+	SizeLimit     *int64 `protobuf:"varint,2,opt,name=size_limit,json=sizeLimit,proto3,oneof" json:"size_limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetNamespaceLimitRequest) Reset() {
+	*x = SetNamespaceLimitRequest{}
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[97]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetNamespaceLimitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetNamespaceLimitRequest) ProtoMessage() {}
+
+func (x *SetNamespaceLimitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[97]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetNamespaceLimitRequest.ProtoReflect.Descriptor instead.
+func (*SetNamespaceLimitRequest) Descriptor() ([]byte, []int) {
+	return file_entrepot_channels_v1_channels_proto_rawDescGZIP(), []int{97}
+}
+
+func (x *SetNamespaceLimitRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *SetNamespaceLimitRequest) GetSizeLimit() int64 {
+	if x != nil && x.SizeLimit != nil {
+		return *x.SizeLimit
+	}
+	return 0
+}
+
 // A package and where it is.
 type SearchPackagesResponse_Hit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -6534,7 +7121,7 @@ type SearchPackagesResponse_Hit struct {
 
 func (x *SearchPackagesResponse_Hit) Reset() {
 	*x = SearchPackagesResponse_Hit{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[89]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6546,7 +7133,7 @@ func (x *SearchPackagesResponse_Hit) String() string {
 func (*SearchPackagesResponse_Hit) ProtoMessage() {}
 
 func (x *SearchPackagesResponse_Hit) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[89]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6591,7 +7178,7 @@ type ListUserRolesResponse_Item struct {
 
 func (x *ListUserRolesResponse_Item) Reset() {
 	*x = ListUserRolesResponse_Item{}
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[90]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6603,7 +7190,7 @@ func (x *ListUserRolesResponse_Item) String() string {
 func (*ListUserRolesResponse_Item) ProtoMessage() {}
 
 func (x *ListUserRolesResponse_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[90]
+	mi := &file_entrepot_channels_v1_channels_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7057,7 +7644,37 @@ const file_entrepot_channels_v1_channels_proto_rawDesc = "" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12\x16\n" +
 	"\x06action\x18\x02 \x01(\tR\x06action\x125\n" +
 	"\bstart_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\astartAt\x120\n" +
-	"\x14repeat_every_seconds\x18\x04 \x01(\x03R\x12repeatEverySeconds\"\xb8\x01\n" +
+	"\x14repeat_every_seconds\x18\x04 \x01(\x03R\x12repeatEverySeconds\"\xc9\x04\n" +
+	"\bSchedule\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06action\x18\x02 \x01(\tR\x06action\x12\x12\n" +
+	"\x04cron\x18\x03 \x01(\tR\x04cron\x12\x1b\n" +
+	"\ttime_zone\x18\x04 \x01(\tR\btimeZone\x120\n" +
+	"\x14repeat_every_seconds\x18\x05 \x01(\x03R\x12repeatEverySeconds\x12*\n" +
+	"\x0ejitter_seconds\x18\x06 \x01(\x03H\x00R\rjitterSeconds\x88\x01\x01\x125\n" +
+	"\bstart_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\astartAt\x12\x16\n" +
+	"\x06paused\x18\b \x01(\bR\x06paused\x127\n" +
+	"\tnext_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\bnextTime\x127\n" +
+	"\tlast_time\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\blastTime\x12\x1e\n" +
+	"\vlast_job_id\x18\v \x01(\tR\tlastJobId\x12\x14\n" +
+	"\x05error\x18\f \x01(\tR\x05error\x12;\n" +
+	"\vcreate_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12;\n" +
+	"\vupdate_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"updateTimeB\x11\n" +
+	"\x0f_jitter_seconds\"~\n" +
+	"\x12SetScheduleRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12:\n" +
+	"\bschedule\x18\x03 \x01(\v2\x1e.entrepot.channels.v1.ScheduleR\bschedule\"0\n" +
+	"\x14ListSchedulesRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\"U\n" +
+	"\x15ListSchedulesResponse\x12<\n" +
+	"\tschedules\x18\x01 \x03(\v2\x1e.entrepot.channels.v1.ScheduleR\tschedules\"E\n" +
+	"\x15DeleteScheduleRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xb8\x01\n" +
 	"\x16StartBuiltinJobRequest\x12\x16\n" +
 	"\x06action\x18\x01 \x01(\tR\x06action\x12\x1d\n" +
 	"\n" +
@@ -7135,7 +7752,22 @@ const file_entrepot_channels_v1_channels_proto_rawDesc = "" +
 	"\x0eBuiltinJobArgs\x12\x16\n" +
 	"\x06action\x18\x01 \x01(\tR\x06action\x12\x1d\n" +
 	"\n" +
-	"items_spec\x18\x02 \x01(\tR\titemsSpec*u\n" +
+	"items_spec\x18\x02 \x01(\tR\titemsSpec\"\x9a\x01\n" +
+	"\x0eNamespaceUsage\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\"\n" +
+	"\n" +
+	"size_limit\x18\x03 \x01(\x03H\x00R\tsizeLimit\x88\x01\x01\x12#\n" +
+	"\rchannel_count\x18\x04 \x01(\x03R\fchannelCountB\r\n" +
+	"\v_size_limit\"\x1b\n" +
+	"\x19ListNamespaceUsageRequest\"Z\n" +
+	"\x1aListNamespaceUsageResponse\x12<\n" +
+	"\x06usages\x18\x01 \x03(\v2$.entrepot.channels.v1.NamespaceUsageR\x06usages\"k\n" +
+	"\x18SetNamespaceLimitRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\"\n" +
+	"\n" +
+	"size_limit\x18\x02 \x01(\x03H\x00R\tsizeLimit\x88\x01\x01B\r\n" +
+	"\v_size_limit*u\n" +
 	"\vChannelKind\x12\x1c\n" +
 	"\x18CHANNEL_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13CHANNEL_KIND_HOSTED\x10\x01\x12\x17\n" +
@@ -7144,7 +7776,7 @@ const file_entrepot_channels_v1_channels_proto_rawDesc = "" +
 	"\rRemovalPolicy\x12\x1e\n" +
 	"\x1aREMOVAL_POLICY_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13REMOVAL_POLICY_KEEP\x10\x01\x12\x18\n" +
-	"\x14REMOVAL_POLICY_PRUNE\x10\x022\xac7\n" +
+	"\x14REMOVAL_POLICY_PRUNE\x10\x022\xcb>\n" +
 	"\x0eChannelService\x12\xa0\x01\n" +
 	"\rCreateChannel\x12*.entrepot.channels.v1.CreateChannelRequest\x1a\x1d.entrepot.channels.v1.Channel\"D\x92\x82\x19 \b\x01\x12\x0fchannels.create\x18\x02\"\tnamespace\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/entrepot/v1/channels\x12\x9c\x01\n" +
 	"\n" +
@@ -7184,14 +7816,19 @@ const file_entrepot_channels_v1_channels_proto_rawDesc = "" +
 	"\vListMirrors\x12(.entrepot.channels.v1.ListMirrorsRequest\x1a).entrepot.channels.v1.ListMirrorsResponse\"N\x92\x82\x19\x1b\b\x01\x12\fchannel.read\x18\x01\"\achannel\x82\xd3\xe4\x93\x02)\x12'/entrepot/v1/channels/{channel}/mirrors\x12\xa8\x01\n" +
 	"\fDeleteMirror\x12).entrepot.channels.v1.DeleteMirrorRequest\x1a\x16.google.protobuf.Empty\"U\x92\x82\x19\x1d\b\x01\x12\x0echannel.update\x18\x01\"\achannel\x82\xd3\xe4\x93\x02.*,/entrepot/v1/channels/{channel}/mirrors/{id}\x12\x90\x01\n" +
 	"\x0eAnnounceMirror\x12+.entrepot.channels.v1.AnnounceMirrorRequest\x1a,.entrepot.channels.v1.AnnounceMirrorResponse\"#\x92\x82\x19\x1f\b\x01\x12\x0echannel.update\x18\x01\"\achannel(\x01\x12\x9d\x01\n" +
-	"\vStartAction\x12(.entrepot.channels.v1.StartActionRequest\x1a\x15.entrepot.jobs.v1.Job\"M\x92\x82\x19\x1b\b\x01\x12\fchannel.read\x18\x01\"\achannel\x82\xd3\xe4\x93\x02(:\x01*\"#/entrepot/v1/channels/{channel}:run\x12\x87\x01\n" +
+	"\vStartAction\x12(.entrepot.channels.v1.StartActionRequest\x1a\x15.entrepot.jobs.v1.Job\"M\x92\x82\x19\x1b\b\x01\x12\fchannel.read\x18\x01\"\achannel\x82\xd3\xe4\x93\x02(:\x01*\"#/entrepot/v1/channels/{channel}:run\x12\xba\x01\n" +
+	"\vSetSchedule\x12(.entrepot.channels.v1.SetScheduleRequest\x1a\x1e.entrepot.channels.v1.Schedule\"a\x92\x82\x19\x1b\b\x01\x12\fchannel.sync\x18\x01\"\achannel\x82\xd3\xe4\x93\x02<:\bschedule\x1a0/entrepot/v1/channels/{channel}/schedules/{name}\x12\xba\x01\n" +
+	"\rListSchedules\x12*.entrepot.channels.v1.ListSchedulesRequest\x1a+.entrepot.channels.v1.ListSchedulesResponse\"P\x92\x82\x19\x1b\b\x01\x12\fchannel.sync\x18\x01\"\achannel\x82\xd3\xe4\x93\x02+\x12)/entrepot/v1/channels/{channel}/schedules\x12\xae\x01\n" +
+	"\x0eDeleteSchedule\x12+.entrepot.channels.v1.DeleteScheduleRequest\x1a\x16.google.protobuf.Empty\"W\x92\x82\x19\x1b\b\x01\x12\fchannel.sync\x18\x01\"\achannel\x82\xd3\xe4\x93\x022*0/entrepot/v1/channels/{channel}/schedules/{name}\x12\x87\x01\n" +
 	"\x0fStartBuiltinJob\x12,.entrepot.channels.v1.StartBuiltinJobRequest\x1a\x15.entrepot.jobs.v1.Job\"/\x92\x82\x19\x0f\b\x01\x12\vjobs.manage\x82\xd3\xe4\x93\x02\x16:\x01*\"\x11/entrepot/v1/jobs\x12\xbe\x01\n" +
 	"\rCreateWebhook\x12*.entrepot.channels.v1.CreateWebhookRequest\x1a+.entrepot.channels.v1.CreateWebhookResponse\"T\x92\x82\x19\x1d\b\x01\x12\x0echannel.update\x18\x01\"\achannel\x82\xd3\xe4\x93\x02-:\x01*\"(/entrepot/v1/channels/{channel}/webhooks\x12\xb8\x01\n" +
 	"\fListWebhooks\x12).entrepot.channels.v1.ListWebhooksRequest\x1a*.entrepot.channels.v1.ListWebhooksResponse\"Q\x92\x82\x19\x1d\b\x01\x12\x0echannel.update\x18\x01\"\achannel\x82\xd3\xe4\x93\x02*\x12(/entrepot/v1/channels/{channel}/webhooks\x12\xb5\x01\n" +
 	"\rUpdateWebhook\x12*.entrepot.channels.v1.UpdateWebhookRequest\x1a\x1d.entrepot.channels.v1.Webhook\"Y\x92\x82\x19\x1d\b\x01\x12\x0echannel.update\x18\x01\"\achannel\x82\xd3\xe4\x93\x022:\x01*\x1a-/entrepot/v1/channels/{channel}/webhooks/{id}\x12\xab\x01\n" +
 	"\rDeleteWebhook\x12*.entrepot.channels.v1.DeleteWebhookRequest\x1a\x16.google.protobuf.Empty\"V\x92\x82\x19\x1d\b\x01\x12\x0echannel.update\x18\x01\"\achannel\x82\xd3\xe4\x93\x02/*-/entrepot/v1/channels/{channel}/webhooks/{id}\x12\xce\x01\n" +
 	"\x0eListDeliveries\x12+.entrepot.channels.v1.ListDeliveriesRequest\x1a,.entrepot.channels.v1.ListDeliveriesResponse\"a\x92\x82\x19\x1d\b\x01\x12\x0echannel.update\x18\x01\"\achannel\x82\xd3\xe4\x93\x02:\x128/entrepot/v1/channels/{channel}/webhooks/{id}/deliveries\x12e\n" +
-	"\x11ReportSyncFailure\x12..entrepot.channels.v1.ReportSyncFailureRequest\x1a\x16.google.protobuf.Empty\"\b\x92\x82\x19\x04\b\x04(\x01B\xe3\x01\n" +
+	"\x11ReportSyncFailure\x12..entrepot.channels.v1.ReportSyncFailureRequest\x1a\x16.google.protobuf.Empty\"\b\x92\x82\x19\x04\b\x04(\x01\x12\xb6\x01\n" +
+	"\x12ListNamespaceUsage\x12/.entrepot.channels.v1.ListNamespaceUsageRequest\x1a0.entrepot.channels.v1.ListNamespaceUsageResponse\"=\x92\x82\x19\x15\b\x01\x12\x11namespaces.manage\x82\xd3\xe4\x93\x02\x1e\x12\x1c/entrepot/v1/namespace-usage\x12\xb8\x01\n" +
+	"\x11SetNamespaceLimit\x12..entrepot.channels.v1.SetNamespaceLimitRequest\x1a$.entrepot.channels.v1.NamespaceUsage\"M\x92\x82\x19\x15\b\x01\x12\x11namespaces.manage\x82\xd3\xe4\x93\x02.:\x01*\x1a)/entrepot/v1/namespaces/{namespace}/limitB\xe3\x01\n" +
 	"\x18com.entrepot.channels.v1B\rChannelsProtoP\x01ZFgithub.com/entrepot-dev/entrepot/proto/entrepot/channels/v1;channelsv1\xa2\x02\x03ECX\xaa\x02\x14Entrepot.Channels.V1\xca\x02\x14Entrepot\\Channels\\V1\xe2\x02 Entrepot\\Channels\\V1\\GPBMetadata\xea\x02\x16Entrepot::Channels::V1b\x06proto3"
 
 var (
@@ -7207,7 +7844,7 @@ func file_entrepot_channels_v1_channels_proto_rawDescGZIP() []byte {
 }
 
 var file_entrepot_channels_v1_channels_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_entrepot_channels_v1_channels_proto_msgTypes = make([]protoimpl.MessageInfo, 91)
+var file_entrepot_channels_v1_channels_proto_msgTypes = make([]protoimpl.MessageInfo, 100)
 var file_entrepot_channels_v1_channels_proto_goTypes = []any{
 	(ChannelKind)(0),                   // 0: entrepot.channels.v1.ChannelKind
 	(RemovalPolicy)(0),                 // 1: entrepot.channels.v1.RemovalPolicy
@@ -7287,177 +7924,204 @@ var file_entrepot_channels_v1_channels_proto_goTypes = []any{
 	(*AnnounceMirrorResponse)(nil),     // 75: entrepot.channels.v1.AnnounceMirrorResponse
 	(*AnnounceJobArgs)(nil),            // 76: entrepot.channels.v1.AnnounceJobArgs
 	(*StartActionRequest)(nil),         // 77: entrepot.channels.v1.StartActionRequest
-	(*StartBuiltinJobRequest)(nil),     // 78: entrepot.channels.v1.StartBuiltinJobRequest
-	(*Webhook)(nil),                    // 79: entrepot.channels.v1.Webhook
-	(*CreateWebhookRequest)(nil),       // 80: entrepot.channels.v1.CreateWebhookRequest
-	(*CreateWebhookResponse)(nil),      // 81: entrepot.channels.v1.CreateWebhookResponse
-	(*ListWebhooksRequest)(nil),        // 82: entrepot.channels.v1.ListWebhooksRequest
-	(*ListWebhooksResponse)(nil),       // 83: entrepot.channels.v1.ListWebhooksResponse
-	(*UpdateWebhookRequest)(nil),       // 84: entrepot.channels.v1.UpdateWebhookRequest
-	(*DeleteWebhookRequest)(nil),       // 85: entrepot.channels.v1.DeleteWebhookRequest
-	(*ListDeliveriesRequest)(nil),      // 86: entrepot.channels.v1.ListDeliveriesRequest
-	(*Delivery)(nil),                   // 87: entrepot.channels.v1.Delivery
-	(*ListDeliveriesResponse)(nil),     // 88: entrepot.channels.v1.ListDeliveriesResponse
-	(*ReportSyncFailureRequest)(nil),   // 89: entrepot.channels.v1.ReportSyncFailureRequest
-	(*WebhookJobArgs)(nil),             // 90: entrepot.channels.v1.WebhookJobArgs
-	(*ActionJobArgs)(nil),              // 91: entrepot.channels.v1.ActionJobArgs
-	(*BuiltinJobArgs)(nil),             // 92: entrepot.channels.v1.BuiltinJobArgs
-	(*SearchPackagesResponse_Hit)(nil), // 93: entrepot.channels.v1.SearchPackagesResponse.Hit
-	(*ListUserRolesResponse_Item)(nil), // 94: entrepot.channels.v1.ListUserRolesResponse.Item
-	(*timestamppb.Timestamp)(nil),      // 95: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),      // 96: google.protobuf.FieldMask
-	(*v1.User)(nil),                    // 97: entrepot.identity.v1.User
-	(*durationpb.Duration)(nil),        // 98: google.protobuf.Duration
-	(*emptypb.Empty)(nil),              // 99: google.protobuf.Empty
-	(*v11.Job)(nil),                    // 100: entrepot.jobs.v1.Job
+	(*Schedule)(nil),                   // 78: entrepot.channels.v1.Schedule
+	(*SetScheduleRequest)(nil),         // 79: entrepot.channels.v1.SetScheduleRequest
+	(*ListSchedulesRequest)(nil),       // 80: entrepot.channels.v1.ListSchedulesRequest
+	(*ListSchedulesResponse)(nil),      // 81: entrepot.channels.v1.ListSchedulesResponse
+	(*DeleteScheduleRequest)(nil),      // 82: entrepot.channels.v1.DeleteScheduleRequest
+	(*StartBuiltinJobRequest)(nil),     // 83: entrepot.channels.v1.StartBuiltinJobRequest
+	(*Webhook)(nil),                    // 84: entrepot.channels.v1.Webhook
+	(*CreateWebhookRequest)(nil),       // 85: entrepot.channels.v1.CreateWebhookRequest
+	(*CreateWebhookResponse)(nil),      // 86: entrepot.channels.v1.CreateWebhookResponse
+	(*ListWebhooksRequest)(nil),        // 87: entrepot.channels.v1.ListWebhooksRequest
+	(*ListWebhooksResponse)(nil),       // 88: entrepot.channels.v1.ListWebhooksResponse
+	(*UpdateWebhookRequest)(nil),       // 89: entrepot.channels.v1.UpdateWebhookRequest
+	(*DeleteWebhookRequest)(nil),       // 90: entrepot.channels.v1.DeleteWebhookRequest
+	(*ListDeliveriesRequest)(nil),      // 91: entrepot.channels.v1.ListDeliveriesRequest
+	(*Delivery)(nil),                   // 92: entrepot.channels.v1.Delivery
+	(*ListDeliveriesResponse)(nil),     // 93: entrepot.channels.v1.ListDeliveriesResponse
+	(*ReportSyncFailureRequest)(nil),   // 94: entrepot.channels.v1.ReportSyncFailureRequest
+	(*WebhookJobArgs)(nil),             // 95: entrepot.channels.v1.WebhookJobArgs
+	(*ActionJobArgs)(nil),              // 96: entrepot.channels.v1.ActionJobArgs
+	(*BuiltinJobArgs)(nil),             // 97: entrepot.channels.v1.BuiltinJobArgs
+	(*NamespaceUsage)(nil),             // 98: entrepot.channels.v1.NamespaceUsage
+	(*ListNamespaceUsageRequest)(nil),  // 99: entrepot.channels.v1.ListNamespaceUsageRequest
+	(*ListNamespaceUsageResponse)(nil), // 100: entrepot.channels.v1.ListNamespaceUsageResponse
+	(*SetNamespaceLimitRequest)(nil),   // 101: entrepot.channels.v1.SetNamespaceLimitRequest
+	(*SearchPackagesResponse_Hit)(nil), // 102: entrepot.channels.v1.SearchPackagesResponse.Hit
+	(*ListUserRolesResponse_Item)(nil), // 103: entrepot.channels.v1.ListUserRolesResponse.Item
+	(*timestamppb.Timestamp)(nil),      // 104: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),      // 105: google.protobuf.FieldMask
+	(*v1.User)(nil),                    // 106: entrepot.identity.v1.User
+	(*durationpb.Duration)(nil),        // 107: google.protobuf.Duration
+	(*emptypb.Empty)(nil),              // 108: google.protobuf.Empty
+	(*v11.Job)(nil),                    // 109: entrepot.jobs.v1.Job
 }
 var file_entrepot_channels_v1_channels_proto_depIdxs = []int32{
 	1,   // 0: entrepot.channels.v1.MirrorSettings.removal_policy:type_name -> entrepot.channels.v1.RemovalPolicy
 	0,   // 1: entrepot.channels.v1.Channel.kind:type_name -> entrepot.channels.v1.ChannelKind
 	4,   // 2: entrepot.channels.v1.Channel.mirror:type_name -> entrepot.channels.v1.MirrorSettings
-	95,  // 3: entrepot.channels.v1.Channel.create_time:type_name -> google.protobuf.Timestamp
-	95,  // 4: entrepot.channels.v1.Channel.update_time:type_name -> google.protobuf.Timestamp
+	104, // 3: entrepot.channels.v1.Channel.create_time:type_name -> google.protobuf.Timestamp
+	104, // 4: entrepot.channels.v1.Channel.update_time:type_name -> google.protobuf.Timestamp
 	0,   // 5: entrepot.channels.v1.CreateChannelRequest.kind:type_name -> entrepot.channels.v1.ChannelKind
 	4,   // 6: entrepot.channels.v1.CreateChannelRequest.mirror:type_name -> entrepot.channels.v1.MirrorSettings
 	5,   // 7: entrepot.channels.v1.ListChannelsResponse.channels:type_name -> entrepot.channels.v1.Channel
 	5,   // 8: entrepot.channels.v1.UpdateChannelRequest.settings:type_name -> entrepot.channels.v1.Channel
-	96,  // 9: entrepot.channels.v1.UpdateChannelRequest.update_mask:type_name -> google.protobuf.FieldMask
-	97,  // 10: entrepot.channels.v1.Member.user:type_name -> entrepot.identity.v1.User
+	105, // 9: entrepot.channels.v1.UpdateChannelRequest.update_mask:type_name -> google.protobuf.FieldMask
+	106, // 10: entrepot.channels.v1.Member.user:type_name -> entrepot.identity.v1.User
 	12,  // 11: entrepot.channels.v1.ListMembersResponse.members:type_name -> entrepot.channels.v1.Member
-	95,  // 12: entrepot.channels.v1.Package.update_time:type_name -> google.protobuf.Timestamp
+	104, // 12: entrepot.channels.v1.Package.update_time:type_name -> google.protobuf.Timestamp
 	17,  // 13: entrepot.channels.v1.ListPackagesResponse.packages:type_name -> entrepot.channels.v1.Package
-	95,  // 14: entrepot.channels.v1.File.create_time:type_name -> google.protobuf.Timestamp
-	95,  // 15: entrepot.channels.v1.ListFilesRequest.created_since:type_name -> google.protobuf.Timestamp
+	104, // 14: entrepot.channels.v1.File.create_time:type_name -> google.protobuf.Timestamp
+	104, // 15: entrepot.channels.v1.ListFilesRequest.created_since:type_name -> google.protobuf.Timestamp
 	21,  // 16: entrepot.channels.v1.ListFilesResponse.files:type_name -> entrepot.channels.v1.File
-	95,  // 17: entrepot.channels.v1.Revision.create_time:type_name -> google.protobuf.Timestamp
+	104, // 17: entrepot.channels.v1.Revision.create_time:type_name -> google.protobuf.Timestamp
 	26,  // 18: entrepot.channels.v1.ListRevisionsResponse.revisions:type_name -> entrepot.channels.v1.Revision
 	29,  // 19: entrepot.channels.v1.AddFilesRequest.files:type_name -> entrepot.channels.v1.StagedFile
 	21,  // 20: entrepot.channels.v1.AddFilesResponse.files:type_name -> entrepot.channels.v1.File
 	29,  // 21: entrepot.channels.v1.ImportedFile.file:type_name -> entrepot.channels.v1.StagedFile
-	95,  // 22: entrepot.channels.v1.ImportedFile.create_time:type_name -> google.protobuf.Timestamp
+	104, // 22: entrepot.channels.v1.ImportedFile.create_time:type_name -> google.protobuf.Timestamp
 	32,  // 23: entrepot.channels.v1.ImportFilesRequest.files:type_name -> entrepot.channels.v1.ImportedFile
 	2,   // 24: entrepot.channels.v1.ImportResult.state:type_name -> entrepot.channels.v1.ImportResult.State
 	34,  // 25: entrepot.channels.v1.ImportFilesResponse.results:type_name -> entrepot.channels.v1.ImportResult
-	95,  // 26: entrepot.channels.v1.ResolveRequest.at:type_name -> google.protobuf.Timestamp
+	104, // 26: entrepot.channels.v1.ResolveRequest.at:type_name -> google.protobuf.Timestamp
 	5,   // 27: entrepot.channels.v1.ResolveResponse.channel:type_name -> entrepot.channels.v1.Channel
-	95,  // 28: entrepot.channels.v1.ResolveResponse.update_time:type_name -> google.protobuf.Timestamp
+	104, // 28: entrepot.channels.v1.ResolveResponse.update_time:type_name -> google.protobuf.Timestamp
 	39,  // 29: entrepot.channels.v1.ResolveResponse.encodings:type_name -> entrepot.channels.v1.Encoding
 	41,  // 30: entrepot.channels.v1.ResolveResponse.proxy:type_name -> entrepot.channels.v1.ProxyState
-	98,  // 31: entrepot.channels.v1.ProxyState.fresh_for:type_name -> google.protobuf.Duration
-	95,  // 32: entrepot.channels.v1.ProxiedFile.update_time:type_name -> google.protobuf.Timestamp
+	107, // 31: entrepot.channels.v1.ProxyState.fresh_for:type_name -> google.protobuf.Duration
+	104, // 32: entrepot.channels.v1.ProxiedFile.update_time:type_name -> google.protobuf.Timestamp
 	42,  // 33: entrepot.channels.v1.RecordProxiedRequest.files:type_name -> entrepot.channels.v1.ProxiedFile
-	98,  // 34: entrepot.channels.v1.RecordProxiedRequest.fresh_for:type_name -> google.protobuf.Duration
+	107, // 34: entrepot.channels.v1.RecordProxiedRequest.fresh_for:type_name -> google.protobuf.Duration
 	42,  // 35: entrepot.channels.v1.ListProxiedResponse.files:type_name -> entrepot.channels.v1.ProxiedFile
 	1,   // 36: entrepot.channels.v1.DiffRequest.removal_policy:type_name -> entrepot.channels.v1.RemovalPolicy
 	1,   // 37: entrepot.channels.v1.ApplyRequest.removal_policy:type_name -> entrepot.channels.v1.RemovalPolicy
 	62,  // 38: entrepot.channels.v1.SearchPackagesRequest.terms:type_name -> entrepot.channels.v1.SearchTerm
-	93,  // 39: entrepot.channels.v1.SearchPackagesResponse.hits:type_name -> entrepot.channels.v1.SearchPackagesResponse.Hit
+	102, // 39: entrepot.channels.v1.SearchPackagesResponse.hits:type_name -> entrepot.channels.v1.SearchPackagesResponse.Hit
 	62,  // 40: entrepot.channels.v1.SearchChannelsRequest.terms:type_name -> entrepot.channels.v1.SearchTerm
 	5,   // 41: entrepot.channels.v1.SearchChannelsResponse.channels:type_name -> entrepot.channels.v1.Channel
-	94,  // 42: entrepot.channels.v1.ListUserRolesResponse.items:type_name -> entrepot.channels.v1.ListUserRolesResponse.Item
-	95,  // 43: entrepot.channels.v1.RegisteredMirror.create_time:type_name -> google.protobuf.Timestamp
+	103, // 42: entrepot.channels.v1.ListUserRolesResponse.items:type_name -> entrepot.channels.v1.ListUserRolesResponse.Item
+	104, // 43: entrepot.channels.v1.RegisteredMirror.create_time:type_name -> google.protobuf.Timestamp
 	69,  // 44: entrepot.channels.v1.ListMirrorsResponse.mirrors:type_name -> entrepot.channels.v1.RegisteredMirror
-	95,  // 45: entrepot.channels.v1.StartActionRequest.start_at:type_name -> google.protobuf.Timestamp
-	95,  // 46: entrepot.channels.v1.StartBuiltinJobRequest.start_at:type_name -> google.protobuf.Timestamp
-	95,  // 47: entrepot.channels.v1.Webhook.create_time:type_name -> google.protobuf.Timestamp
-	79,  // 48: entrepot.channels.v1.CreateWebhookResponse.webhook:type_name -> entrepot.channels.v1.Webhook
-	79,  // 49: entrepot.channels.v1.ListWebhooksResponse.webhooks:type_name -> entrepot.channels.v1.Webhook
-	95,  // 50: entrepot.channels.v1.Delivery.create_time:type_name -> google.protobuf.Timestamp
-	3,   // 51: entrepot.channels.v1.Delivery.state:type_name -> entrepot.channels.v1.Delivery.State
-	95,  // 52: entrepot.channels.v1.Delivery.attempt_time:type_name -> google.protobuf.Timestamp
-	87,  // 53: entrepot.channels.v1.ListDeliveriesResponse.deliveries:type_name -> entrepot.channels.v1.Delivery
-	17,  // 54: entrepot.channels.v1.SearchPackagesResponse.Hit.package:type_name -> entrepot.channels.v1.Package
-	6,   // 55: entrepot.channels.v1.ChannelService.CreateChannel:input_type -> entrepot.channels.v1.CreateChannelRequest
-	7,   // 56: entrepot.channels.v1.ChannelService.GetChannel:input_type -> entrepot.channels.v1.GetChannelRequest
-	8,   // 57: entrepot.channels.v1.ChannelService.ListChannels:input_type -> entrepot.channels.v1.ListChannelsRequest
-	10,  // 58: entrepot.channels.v1.ChannelService.UpdateChannel:input_type -> entrepot.channels.v1.UpdateChannelRequest
-	11,  // 59: entrepot.channels.v1.ChannelService.DeleteChannel:input_type -> entrepot.channels.v1.DeleteChannelRequest
-	13,  // 60: entrepot.channels.v1.ChannelService.ListMembers:input_type -> entrepot.channels.v1.ListMembersRequest
-	15,  // 61: entrepot.channels.v1.ChannelService.SetMember:input_type -> entrepot.channels.v1.SetMemberRequest
-	16,  // 62: entrepot.channels.v1.ChannelService.RemoveMember:input_type -> entrepot.channels.v1.RemoveMemberRequest
-	18,  // 63: entrepot.channels.v1.ChannelService.ListPackages:input_type -> entrepot.channels.v1.ListPackagesRequest
-	20,  // 64: entrepot.channels.v1.ChannelService.GetPackage:input_type -> entrepot.channels.v1.GetPackageRequest
-	25,  // 65: entrepot.channels.v1.ChannelService.DeletePackage:input_type -> entrepot.channels.v1.DeletePackageRequest
-	22,  // 66: entrepot.channels.v1.ChannelService.ListFiles:input_type -> entrepot.channels.v1.ListFilesRequest
-	24,  // 67: entrepot.channels.v1.ChannelService.DeleteFile:input_type -> entrepot.channels.v1.DeleteFileRequest
-	27,  // 68: entrepot.channels.v1.ChannelService.ListRevisions:input_type -> entrepot.channels.v1.ListRevisionsRequest
-	51,  // 69: entrepot.channels.v1.ChannelService.RebuildIndex:input_type -> entrepot.channels.v1.RebuildIndexRequest
-	36,  // 70: entrepot.channels.v1.ChannelService.CheckUpload:input_type -> entrepot.channels.v1.CheckUploadRequest
-	30,  // 71: entrepot.channels.v1.ChannelService.AddFiles:input_type -> entrepot.channels.v1.AddFilesRequest
-	33,  // 72: entrepot.channels.v1.ChannelService.ImportFiles:input_type -> entrepot.channels.v1.ImportFilesRequest
-	38,  // 73: entrepot.channels.v1.ChannelService.Resolve:input_type -> entrepot.channels.v1.ResolveRequest
-	43,  // 74: entrepot.channels.v1.ChannelService.RecordProxied:input_type -> entrepot.channels.v1.RecordProxiedRequest
-	45,  // 75: entrepot.channels.v1.ChannelService.ListProxied:input_type -> entrepot.channels.v1.ListProxiedRequest
-	47,  // 76: entrepot.channels.v1.ChannelService.Diff:input_type -> entrepot.channels.v1.DiffRequest
-	49,  // 77: entrepot.channels.v1.ChannelService.Apply:input_type -> entrepot.channels.v1.ApplyRequest
-	57,  // 78: entrepot.channels.v1.ChannelService.CreatePackage:input_type -> entrepot.channels.v1.CreatePackageRequest
-	58,  // 79: entrepot.channels.v1.ChannelService.CopyFile:input_type -> entrepot.channels.v1.CopyFileRequest
-	59,  // 80: entrepot.channels.v1.ChannelService.ListPackageMembers:input_type -> entrepot.channels.v1.ListPackageMembersRequest
-	60,  // 81: entrepot.channels.v1.ChannelService.AddPackageMember:input_type -> entrepot.channels.v1.AddPackageMemberRequest
-	61,  // 82: entrepot.channels.v1.ChannelService.RemovePackageMember:input_type -> entrepot.channels.v1.RemovePackageMemberRequest
-	63,  // 83: entrepot.channels.v1.ChannelService.SearchPackages:input_type -> entrepot.channels.v1.SearchPackagesRequest
-	65,  // 84: entrepot.channels.v1.ChannelService.SearchChannels:input_type -> entrepot.channels.v1.SearchChannelsRequest
-	67,  // 85: entrepot.channels.v1.ChannelService.ListUserRoles:input_type -> entrepot.channels.v1.ListUserRolesRequest
-	70,  // 86: entrepot.channels.v1.ChannelService.RegisterMirror:input_type -> entrepot.channels.v1.RegisterMirrorRequest
-	71,  // 87: entrepot.channels.v1.ChannelService.ListMirrors:input_type -> entrepot.channels.v1.ListMirrorsRequest
-	73,  // 88: entrepot.channels.v1.ChannelService.DeleteMirror:input_type -> entrepot.channels.v1.DeleteMirrorRequest
-	74,  // 89: entrepot.channels.v1.ChannelService.AnnounceMirror:input_type -> entrepot.channels.v1.AnnounceMirrorRequest
-	77,  // 90: entrepot.channels.v1.ChannelService.StartAction:input_type -> entrepot.channels.v1.StartActionRequest
-	78,  // 91: entrepot.channels.v1.ChannelService.StartBuiltinJob:input_type -> entrepot.channels.v1.StartBuiltinJobRequest
-	80,  // 92: entrepot.channels.v1.ChannelService.CreateWebhook:input_type -> entrepot.channels.v1.CreateWebhookRequest
-	82,  // 93: entrepot.channels.v1.ChannelService.ListWebhooks:input_type -> entrepot.channels.v1.ListWebhooksRequest
-	84,  // 94: entrepot.channels.v1.ChannelService.UpdateWebhook:input_type -> entrepot.channels.v1.UpdateWebhookRequest
-	85,  // 95: entrepot.channels.v1.ChannelService.DeleteWebhook:input_type -> entrepot.channels.v1.DeleteWebhookRequest
-	86,  // 96: entrepot.channels.v1.ChannelService.ListDeliveries:input_type -> entrepot.channels.v1.ListDeliveriesRequest
-	89,  // 97: entrepot.channels.v1.ChannelService.ReportSyncFailure:input_type -> entrepot.channels.v1.ReportSyncFailureRequest
-	5,   // 98: entrepot.channels.v1.ChannelService.CreateChannel:output_type -> entrepot.channels.v1.Channel
-	5,   // 99: entrepot.channels.v1.ChannelService.GetChannel:output_type -> entrepot.channels.v1.Channel
-	9,   // 100: entrepot.channels.v1.ChannelService.ListChannels:output_type -> entrepot.channels.v1.ListChannelsResponse
-	5,   // 101: entrepot.channels.v1.ChannelService.UpdateChannel:output_type -> entrepot.channels.v1.Channel
-	99,  // 102: entrepot.channels.v1.ChannelService.DeleteChannel:output_type -> google.protobuf.Empty
-	14,  // 103: entrepot.channels.v1.ChannelService.ListMembers:output_type -> entrepot.channels.v1.ListMembersResponse
-	12,  // 104: entrepot.channels.v1.ChannelService.SetMember:output_type -> entrepot.channels.v1.Member
-	99,  // 105: entrepot.channels.v1.ChannelService.RemoveMember:output_type -> google.protobuf.Empty
-	19,  // 106: entrepot.channels.v1.ChannelService.ListPackages:output_type -> entrepot.channels.v1.ListPackagesResponse
-	17,  // 107: entrepot.channels.v1.ChannelService.GetPackage:output_type -> entrepot.channels.v1.Package
-	99,  // 108: entrepot.channels.v1.ChannelService.DeletePackage:output_type -> google.protobuf.Empty
-	23,  // 109: entrepot.channels.v1.ChannelService.ListFiles:output_type -> entrepot.channels.v1.ListFilesResponse
-	99,  // 110: entrepot.channels.v1.ChannelService.DeleteFile:output_type -> google.protobuf.Empty
-	28,  // 111: entrepot.channels.v1.ChannelService.ListRevisions:output_type -> entrepot.channels.v1.ListRevisionsResponse
-	52,  // 112: entrepot.channels.v1.ChannelService.RebuildIndex:output_type -> entrepot.channels.v1.RebuildIndexResponse
-	37,  // 113: entrepot.channels.v1.ChannelService.CheckUpload:output_type -> entrepot.channels.v1.CheckUploadResponse
-	31,  // 114: entrepot.channels.v1.ChannelService.AddFiles:output_type -> entrepot.channels.v1.AddFilesResponse
-	35,  // 115: entrepot.channels.v1.ChannelService.ImportFiles:output_type -> entrepot.channels.v1.ImportFilesResponse
-	40,  // 116: entrepot.channels.v1.ChannelService.Resolve:output_type -> entrepot.channels.v1.ResolveResponse
-	44,  // 117: entrepot.channels.v1.ChannelService.RecordProxied:output_type -> entrepot.channels.v1.RecordProxiedResponse
-	46,  // 118: entrepot.channels.v1.ChannelService.ListProxied:output_type -> entrepot.channels.v1.ListProxiedResponse
-	48,  // 119: entrepot.channels.v1.ChannelService.Diff:output_type -> entrepot.channels.v1.DiffResponse
-	50,  // 120: entrepot.channels.v1.ChannelService.Apply:output_type -> entrepot.channels.v1.ApplyResponse
-	17,  // 121: entrepot.channels.v1.ChannelService.CreatePackage:output_type -> entrepot.channels.v1.Package
-	21,  // 122: entrepot.channels.v1.ChannelService.CopyFile:output_type -> entrepot.channels.v1.File
-	14,  // 123: entrepot.channels.v1.ChannelService.ListPackageMembers:output_type -> entrepot.channels.v1.ListMembersResponse
-	12,  // 124: entrepot.channels.v1.ChannelService.AddPackageMember:output_type -> entrepot.channels.v1.Member
-	99,  // 125: entrepot.channels.v1.ChannelService.RemovePackageMember:output_type -> google.protobuf.Empty
-	64,  // 126: entrepot.channels.v1.ChannelService.SearchPackages:output_type -> entrepot.channels.v1.SearchPackagesResponse
-	66,  // 127: entrepot.channels.v1.ChannelService.SearchChannels:output_type -> entrepot.channels.v1.SearchChannelsResponse
-	68,  // 128: entrepot.channels.v1.ChannelService.ListUserRoles:output_type -> entrepot.channels.v1.ListUserRolesResponse
-	69,  // 129: entrepot.channels.v1.ChannelService.RegisterMirror:output_type -> entrepot.channels.v1.RegisteredMirror
-	72,  // 130: entrepot.channels.v1.ChannelService.ListMirrors:output_type -> entrepot.channels.v1.ListMirrorsResponse
-	99,  // 131: entrepot.channels.v1.ChannelService.DeleteMirror:output_type -> google.protobuf.Empty
-	75,  // 132: entrepot.channels.v1.ChannelService.AnnounceMirror:output_type -> entrepot.channels.v1.AnnounceMirrorResponse
-	100, // 133: entrepot.channels.v1.ChannelService.StartAction:output_type -> entrepot.jobs.v1.Job
-	100, // 134: entrepot.channels.v1.ChannelService.StartBuiltinJob:output_type -> entrepot.jobs.v1.Job
-	81,  // 135: entrepot.channels.v1.ChannelService.CreateWebhook:output_type -> entrepot.channels.v1.CreateWebhookResponse
-	83,  // 136: entrepot.channels.v1.ChannelService.ListWebhooks:output_type -> entrepot.channels.v1.ListWebhooksResponse
-	79,  // 137: entrepot.channels.v1.ChannelService.UpdateWebhook:output_type -> entrepot.channels.v1.Webhook
-	99,  // 138: entrepot.channels.v1.ChannelService.DeleteWebhook:output_type -> google.protobuf.Empty
-	88,  // 139: entrepot.channels.v1.ChannelService.ListDeliveries:output_type -> entrepot.channels.v1.ListDeliveriesResponse
-	99,  // 140: entrepot.channels.v1.ChannelService.ReportSyncFailure:output_type -> google.protobuf.Empty
-	98,  // [98:141] is the sub-list for method output_type
-	55,  // [55:98] is the sub-list for method input_type
-	55,  // [55:55] is the sub-list for extension type_name
-	55,  // [55:55] is the sub-list for extension extendee
-	0,   // [0:55] is the sub-list for field type_name
+	104, // 45: entrepot.channels.v1.StartActionRequest.start_at:type_name -> google.protobuf.Timestamp
+	104, // 46: entrepot.channels.v1.Schedule.start_at:type_name -> google.protobuf.Timestamp
+	104, // 47: entrepot.channels.v1.Schedule.next_time:type_name -> google.protobuf.Timestamp
+	104, // 48: entrepot.channels.v1.Schedule.last_time:type_name -> google.protobuf.Timestamp
+	104, // 49: entrepot.channels.v1.Schedule.create_time:type_name -> google.protobuf.Timestamp
+	104, // 50: entrepot.channels.v1.Schedule.update_time:type_name -> google.protobuf.Timestamp
+	78,  // 51: entrepot.channels.v1.SetScheduleRequest.schedule:type_name -> entrepot.channels.v1.Schedule
+	78,  // 52: entrepot.channels.v1.ListSchedulesResponse.schedules:type_name -> entrepot.channels.v1.Schedule
+	104, // 53: entrepot.channels.v1.StartBuiltinJobRequest.start_at:type_name -> google.protobuf.Timestamp
+	104, // 54: entrepot.channels.v1.Webhook.create_time:type_name -> google.protobuf.Timestamp
+	84,  // 55: entrepot.channels.v1.CreateWebhookResponse.webhook:type_name -> entrepot.channels.v1.Webhook
+	84,  // 56: entrepot.channels.v1.ListWebhooksResponse.webhooks:type_name -> entrepot.channels.v1.Webhook
+	104, // 57: entrepot.channels.v1.Delivery.create_time:type_name -> google.protobuf.Timestamp
+	3,   // 58: entrepot.channels.v1.Delivery.state:type_name -> entrepot.channels.v1.Delivery.State
+	104, // 59: entrepot.channels.v1.Delivery.attempt_time:type_name -> google.protobuf.Timestamp
+	92,  // 60: entrepot.channels.v1.ListDeliveriesResponse.deliveries:type_name -> entrepot.channels.v1.Delivery
+	98,  // 61: entrepot.channels.v1.ListNamespaceUsageResponse.usages:type_name -> entrepot.channels.v1.NamespaceUsage
+	17,  // 62: entrepot.channels.v1.SearchPackagesResponse.Hit.package:type_name -> entrepot.channels.v1.Package
+	6,   // 63: entrepot.channels.v1.ChannelService.CreateChannel:input_type -> entrepot.channels.v1.CreateChannelRequest
+	7,   // 64: entrepot.channels.v1.ChannelService.GetChannel:input_type -> entrepot.channels.v1.GetChannelRequest
+	8,   // 65: entrepot.channels.v1.ChannelService.ListChannels:input_type -> entrepot.channels.v1.ListChannelsRequest
+	10,  // 66: entrepot.channels.v1.ChannelService.UpdateChannel:input_type -> entrepot.channels.v1.UpdateChannelRequest
+	11,  // 67: entrepot.channels.v1.ChannelService.DeleteChannel:input_type -> entrepot.channels.v1.DeleteChannelRequest
+	13,  // 68: entrepot.channels.v1.ChannelService.ListMembers:input_type -> entrepot.channels.v1.ListMembersRequest
+	15,  // 69: entrepot.channels.v1.ChannelService.SetMember:input_type -> entrepot.channels.v1.SetMemberRequest
+	16,  // 70: entrepot.channels.v1.ChannelService.RemoveMember:input_type -> entrepot.channels.v1.RemoveMemberRequest
+	18,  // 71: entrepot.channels.v1.ChannelService.ListPackages:input_type -> entrepot.channels.v1.ListPackagesRequest
+	20,  // 72: entrepot.channels.v1.ChannelService.GetPackage:input_type -> entrepot.channels.v1.GetPackageRequest
+	25,  // 73: entrepot.channels.v1.ChannelService.DeletePackage:input_type -> entrepot.channels.v1.DeletePackageRequest
+	22,  // 74: entrepot.channels.v1.ChannelService.ListFiles:input_type -> entrepot.channels.v1.ListFilesRequest
+	24,  // 75: entrepot.channels.v1.ChannelService.DeleteFile:input_type -> entrepot.channels.v1.DeleteFileRequest
+	27,  // 76: entrepot.channels.v1.ChannelService.ListRevisions:input_type -> entrepot.channels.v1.ListRevisionsRequest
+	51,  // 77: entrepot.channels.v1.ChannelService.RebuildIndex:input_type -> entrepot.channels.v1.RebuildIndexRequest
+	36,  // 78: entrepot.channels.v1.ChannelService.CheckUpload:input_type -> entrepot.channels.v1.CheckUploadRequest
+	30,  // 79: entrepot.channels.v1.ChannelService.AddFiles:input_type -> entrepot.channels.v1.AddFilesRequest
+	33,  // 80: entrepot.channels.v1.ChannelService.ImportFiles:input_type -> entrepot.channels.v1.ImportFilesRequest
+	38,  // 81: entrepot.channels.v1.ChannelService.Resolve:input_type -> entrepot.channels.v1.ResolveRequest
+	43,  // 82: entrepot.channels.v1.ChannelService.RecordProxied:input_type -> entrepot.channels.v1.RecordProxiedRequest
+	45,  // 83: entrepot.channels.v1.ChannelService.ListProxied:input_type -> entrepot.channels.v1.ListProxiedRequest
+	47,  // 84: entrepot.channels.v1.ChannelService.Diff:input_type -> entrepot.channels.v1.DiffRequest
+	49,  // 85: entrepot.channels.v1.ChannelService.Apply:input_type -> entrepot.channels.v1.ApplyRequest
+	57,  // 86: entrepot.channels.v1.ChannelService.CreatePackage:input_type -> entrepot.channels.v1.CreatePackageRequest
+	58,  // 87: entrepot.channels.v1.ChannelService.CopyFile:input_type -> entrepot.channels.v1.CopyFileRequest
+	59,  // 88: entrepot.channels.v1.ChannelService.ListPackageMembers:input_type -> entrepot.channels.v1.ListPackageMembersRequest
+	60,  // 89: entrepot.channels.v1.ChannelService.AddPackageMember:input_type -> entrepot.channels.v1.AddPackageMemberRequest
+	61,  // 90: entrepot.channels.v1.ChannelService.RemovePackageMember:input_type -> entrepot.channels.v1.RemovePackageMemberRequest
+	63,  // 91: entrepot.channels.v1.ChannelService.SearchPackages:input_type -> entrepot.channels.v1.SearchPackagesRequest
+	65,  // 92: entrepot.channels.v1.ChannelService.SearchChannels:input_type -> entrepot.channels.v1.SearchChannelsRequest
+	67,  // 93: entrepot.channels.v1.ChannelService.ListUserRoles:input_type -> entrepot.channels.v1.ListUserRolesRequest
+	70,  // 94: entrepot.channels.v1.ChannelService.RegisterMirror:input_type -> entrepot.channels.v1.RegisterMirrorRequest
+	71,  // 95: entrepot.channels.v1.ChannelService.ListMirrors:input_type -> entrepot.channels.v1.ListMirrorsRequest
+	73,  // 96: entrepot.channels.v1.ChannelService.DeleteMirror:input_type -> entrepot.channels.v1.DeleteMirrorRequest
+	74,  // 97: entrepot.channels.v1.ChannelService.AnnounceMirror:input_type -> entrepot.channels.v1.AnnounceMirrorRequest
+	77,  // 98: entrepot.channels.v1.ChannelService.StartAction:input_type -> entrepot.channels.v1.StartActionRequest
+	79,  // 99: entrepot.channels.v1.ChannelService.SetSchedule:input_type -> entrepot.channels.v1.SetScheduleRequest
+	80,  // 100: entrepot.channels.v1.ChannelService.ListSchedules:input_type -> entrepot.channels.v1.ListSchedulesRequest
+	82,  // 101: entrepot.channels.v1.ChannelService.DeleteSchedule:input_type -> entrepot.channels.v1.DeleteScheduleRequest
+	83,  // 102: entrepot.channels.v1.ChannelService.StartBuiltinJob:input_type -> entrepot.channels.v1.StartBuiltinJobRequest
+	85,  // 103: entrepot.channels.v1.ChannelService.CreateWebhook:input_type -> entrepot.channels.v1.CreateWebhookRequest
+	87,  // 104: entrepot.channels.v1.ChannelService.ListWebhooks:input_type -> entrepot.channels.v1.ListWebhooksRequest
+	89,  // 105: entrepot.channels.v1.ChannelService.UpdateWebhook:input_type -> entrepot.channels.v1.UpdateWebhookRequest
+	90,  // 106: entrepot.channels.v1.ChannelService.DeleteWebhook:input_type -> entrepot.channels.v1.DeleteWebhookRequest
+	91,  // 107: entrepot.channels.v1.ChannelService.ListDeliveries:input_type -> entrepot.channels.v1.ListDeliveriesRequest
+	94,  // 108: entrepot.channels.v1.ChannelService.ReportSyncFailure:input_type -> entrepot.channels.v1.ReportSyncFailureRequest
+	99,  // 109: entrepot.channels.v1.ChannelService.ListNamespaceUsage:input_type -> entrepot.channels.v1.ListNamespaceUsageRequest
+	101, // 110: entrepot.channels.v1.ChannelService.SetNamespaceLimit:input_type -> entrepot.channels.v1.SetNamespaceLimitRequest
+	5,   // 111: entrepot.channels.v1.ChannelService.CreateChannel:output_type -> entrepot.channels.v1.Channel
+	5,   // 112: entrepot.channels.v1.ChannelService.GetChannel:output_type -> entrepot.channels.v1.Channel
+	9,   // 113: entrepot.channels.v1.ChannelService.ListChannels:output_type -> entrepot.channels.v1.ListChannelsResponse
+	5,   // 114: entrepot.channels.v1.ChannelService.UpdateChannel:output_type -> entrepot.channels.v1.Channel
+	108, // 115: entrepot.channels.v1.ChannelService.DeleteChannel:output_type -> google.protobuf.Empty
+	14,  // 116: entrepot.channels.v1.ChannelService.ListMembers:output_type -> entrepot.channels.v1.ListMembersResponse
+	12,  // 117: entrepot.channels.v1.ChannelService.SetMember:output_type -> entrepot.channels.v1.Member
+	108, // 118: entrepot.channels.v1.ChannelService.RemoveMember:output_type -> google.protobuf.Empty
+	19,  // 119: entrepot.channels.v1.ChannelService.ListPackages:output_type -> entrepot.channels.v1.ListPackagesResponse
+	17,  // 120: entrepot.channels.v1.ChannelService.GetPackage:output_type -> entrepot.channels.v1.Package
+	108, // 121: entrepot.channels.v1.ChannelService.DeletePackage:output_type -> google.protobuf.Empty
+	23,  // 122: entrepot.channels.v1.ChannelService.ListFiles:output_type -> entrepot.channels.v1.ListFilesResponse
+	108, // 123: entrepot.channels.v1.ChannelService.DeleteFile:output_type -> google.protobuf.Empty
+	28,  // 124: entrepot.channels.v1.ChannelService.ListRevisions:output_type -> entrepot.channels.v1.ListRevisionsResponse
+	52,  // 125: entrepot.channels.v1.ChannelService.RebuildIndex:output_type -> entrepot.channels.v1.RebuildIndexResponse
+	37,  // 126: entrepot.channels.v1.ChannelService.CheckUpload:output_type -> entrepot.channels.v1.CheckUploadResponse
+	31,  // 127: entrepot.channels.v1.ChannelService.AddFiles:output_type -> entrepot.channels.v1.AddFilesResponse
+	35,  // 128: entrepot.channels.v1.ChannelService.ImportFiles:output_type -> entrepot.channels.v1.ImportFilesResponse
+	40,  // 129: entrepot.channels.v1.ChannelService.Resolve:output_type -> entrepot.channels.v1.ResolveResponse
+	44,  // 130: entrepot.channels.v1.ChannelService.RecordProxied:output_type -> entrepot.channels.v1.RecordProxiedResponse
+	46,  // 131: entrepot.channels.v1.ChannelService.ListProxied:output_type -> entrepot.channels.v1.ListProxiedResponse
+	48,  // 132: entrepot.channels.v1.ChannelService.Diff:output_type -> entrepot.channels.v1.DiffResponse
+	50,  // 133: entrepot.channels.v1.ChannelService.Apply:output_type -> entrepot.channels.v1.ApplyResponse
+	17,  // 134: entrepot.channels.v1.ChannelService.CreatePackage:output_type -> entrepot.channels.v1.Package
+	21,  // 135: entrepot.channels.v1.ChannelService.CopyFile:output_type -> entrepot.channels.v1.File
+	14,  // 136: entrepot.channels.v1.ChannelService.ListPackageMembers:output_type -> entrepot.channels.v1.ListMembersResponse
+	12,  // 137: entrepot.channels.v1.ChannelService.AddPackageMember:output_type -> entrepot.channels.v1.Member
+	108, // 138: entrepot.channels.v1.ChannelService.RemovePackageMember:output_type -> google.protobuf.Empty
+	64,  // 139: entrepot.channels.v1.ChannelService.SearchPackages:output_type -> entrepot.channels.v1.SearchPackagesResponse
+	66,  // 140: entrepot.channels.v1.ChannelService.SearchChannels:output_type -> entrepot.channels.v1.SearchChannelsResponse
+	68,  // 141: entrepot.channels.v1.ChannelService.ListUserRoles:output_type -> entrepot.channels.v1.ListUserRolesResponse
+	69,  // 142: entrepot.channels.v1.ChannelService.RegisterMirror:output_type -> entrepot.channels.v1.RegisteredMirror
+	72,  // 143: entrepot.channels.v1.ChannelService.ListMirrors:output_type -> entrepot.channels.v1.ListMirrorsResponse
+	108, // 144: entrepot.channels.v1.ChannelService.DeleteMirror:output_type -> google.protobuf.Empty
+	75,  // 145: entrepot.channels.v1.ChannelService.AnnounceMirror:output_type -> entrepot.channels.v1.AnnounceMirrorResponse
+	109, // 146: entrepot.channels.v1.ChannelService.StartAction:output_type -> entrepot.jobs.v1.Job
+	78,  // 147: entrepot.channels.v1.ChannelService.SetSchedule:output_type -> entrepot.channels.v1.Schedule
+	81,  // 148: entrepot.channels.v1.ChannelService.ListSchedules:output_type -> entrepot.channels.v1.ListSchedulesResponse
+	108, // 149: entrepot.channels.v1.ChannelService.DeleteSchedule:output_type -> google.protobuf.Empty
+	109, // 150: entrepot.channels.v1.ChannelService.StartBuiltinJob:output_type -> entrepot.jobs.v1.Job
+	86,  // 151: entrepot.channels.v1.ChannelService.CreateWebhook:output_type -> entrepot.channels.v1.CreateWebhookResponse
+	88,  // 152: entrepot.channels.v1.ChannelService.ListWebhooks:output_type -> entrepot.channels.v1.ListWebhooksResponse
+	84,  // 153: entrepot.channels.v1.ChannelService.UpdateWebhook:output_type -> entrepot.channels.v1.Webhook
+	108, // 154: entrepot.channels.v1.ChannelService.DeleteWebhook:output_type -> google.protobuf.Empty
+	93,  // 155: entrepot.channels.v1.ChannelService.ListDeliveries:output_type -> entrepot.channels.v1.ListDeliveriesResponse
+	108, // 156: entrepot.channels.v1.ChannelService.ReportSyncFailure:output_type -> google.protobuf.Empty
+	100, // 157: entrepot.channels.v1.ChannelService.ListNamespaceUsage:output_type -> entrepot.channels.v1.ListNamespaceUsageResponse
+	98,  // 158: entrepot.channels.v1.ChannelService.SetNamespaceLimit:output_type -> entrepot.channels.v1.NamespaceUsage
+	111, // [111:159] is the sub-list for method output_type
+	63,  // [63:111] is the sub-list for method input_type
+	63,  // [63:63] is the sub-list for extension type_name
+	63,  // [63:63] is the sub-list for extension extendee
+	0,   // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_entrepot_channels_v1_channels_proto_init() }
@@ -7467,13 +8131,16 @@ func file_entrepot_channels_v1_channels_proto_init() {
 	}
 	file_entrepot_channels_v1_channels_proto_msgTypes[1].OneofWrappers = []any{}
 	file_entrepot_channels_v1_channels_proto_msgTypes[2].OneofWrappers = []any{}
+	file_entrepot_channels_v1_channels_proto_msgTypes[74].OneofWrappers = []any{}
+	file_entrepot_channels_v1_channels_proto_msgTypes[94].OneofWrappers = []any{}
+	file_entrepot_channels_v1_channels_proto_msgTypes[97].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_entrepot_channels_v1_channels_proto_rawDesc), len(file_entrepot_channels_v1_channels_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   91,
+			NumMessages:   100,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

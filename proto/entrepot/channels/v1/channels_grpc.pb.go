@@ -59,6 +59,9 @@ const (
 	ChannelService_DeleteMirror_FullMethodName        = "/entrepot.channels.v1.ChannelService/DeleteMirror"
 	ChannelService_AnnounceMirror_FullMethodName      = "/entrepot.channels.v1.ChannelService/AnnounceMirror"
 	ChannelService_StartAction_FullMethodName         = "/entrepot.channels.v1.ChannelService/StartAction"
+	ChannelService_SetSchedule_FullMethodName         = "/entrepot.channels.v1.ChannelService/SetSchedule"
+	ChannelService_ListSchedules_FullMethodName       = "/entrepot.channels.v1.ChannelService/ListSchedules"
+	ChannelService_DeleteSchedule_FullMethodName      = "/entrepot.channels.v1.ChannelService/DeleteSchedule"
 	ChannelService_StartBuiltinJob_FullMethodName     = "/entrepot.channels.v1.ChannelService/StartBuiltinJob"
 	ChannelService_CreateWebhook_FullMethodName       = "/entrepot.channels.v1.ChannelService/CreateWebhook"
 	ChannelService_ListWebhooks_FullMethodName        = "/entrepot.channels.v1.ChannelService/ListWebhooks"
@@ -66,6 +69,8 @@ const (
 	ChannelService_DeleteWebhook_FullMethodName       = "/entrepot.channels.v1.ChannelService/DeleteWebhook"
 	ChannelService_ListDeliveries_FullMethodName      = "/entrepot.channels.v1.ChannelService/ListDeliveries"
 	ChannelService_ReportSyncFailure_FullMethodName   = "/entrepot.channels.v1.ChannelService/ReportSyncFailure"
+	ChannelService_ListNamespaceUsage_FullMethodName  = "/entrepot.channels.v1.ChannelService/ListNamespaceUsage"
+	ChannelService_SetNamespaceLimit_FullMethodName   = "/entrepot.channels.v1.ChannelService/SetNamespaceLimit"
 )
 
 // ChannelServiceClient is the client API for ChannelService service.
@@ -146,6 +151,12 @@ type ChannelServiceClient interface {
 	AnnounceMirror(ctx context.Context, in *AnnounceMirrorRequest, opts ...grpc.CallOption) (*AnnounceMirrorResponse, error)
 	// StartAction queues work on a channel; each action asks for its own permission.
 	StartAction(ctx context.Context, in *StartActionRequest, opts ...grpc.CallOption) (*v1.Job, error)
+	// SetSchedule makes or replaces a schedule of a channel. What is already running is not touched.
+	SetSchedule(ctx context.Context, in *SetScheduleRequest, opts ...grpc.CallOption) (*Schedule, error)
+	// ListSchedules returns the schedules of a channel.
+	ListSchedules(ctx context.Context, in *ListSchedulesRequest, opts ...grpc.CallOption) (*ListSchedulesResponse, error)
+	// DeleteSchedule ends a schedule. Jobs that it made go on.
+	DeleteSchedule(ctx context.Context, in *DeleteScheduleRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 	// StartBuiltinJob queues an action on all channels that it fits.
 	StartBuiltinJob(ctx context.Context, in *StartBuiltinJobRequest, opts ...grpc.CallOption) (*v1.Job, error)
 	// CreateWebhook has a server told of what happens to a channel.
@@ -160,6 +171,10 @@ type ChannelServiceClient interface {
 	ListDeliveries(ctx context.Context, in *ListDeliveriesRequest, opts ...grpc.CallOption) (*ListDeliveriesResponse, error)
 	// ReportSyncFailure tells a channel's webhooks that a sync failed.
 	ReportSyncFailure(ctx context.Context, in *ReportSyncFailureRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// ListNamespaceUsage says what the channels of each namespace hold and may hold together.
+	ListNamespaceUsage(ctx context.Context, in *ListNamespaceUsageRequest, opts ...grpc.CallOption) (*ListNamespaceUsageResponse, error)
+	// SetNamespaceLimit sets how much the channels of a namespace may hold together. What is there stays.
+	SetNamespaceLimit(ctx context.Context, in *SetNamespaceLimitRequest, opts ...grpc.CallOption) (*NamespaceUsage, error)
 }
 
 type channelServiceClient struct {
@@ -539,6 +554,36 @@ func (c *channelServiceClient) StartAction(ctx context.Context, in *StartActionR
 	return out, nil
 }
 
+func (c *channelServiceClient) SetSchedule(ctx context.Context, in *SetScheduleRequest, opts ...grpc.CallOption) (*Schedule, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Schedule)
+	err := c.cc.Invoke(ctx, ChannelService_SetSchedule_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) ListSchedules(ctx context.Context, in *ListSchedulesRequest, opts ...grpc.CallOption) (*ListSchedulesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListSchedulesResponse)
+	err := c.cc.Invoke(ctx, ChannelService_ListSchedules_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) DeleteSchedule(ctx context.Context, in *DeleteScheduleRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(emptypb.Empty)
+	err := c.cc.Invoke(ctx, ChannelService_DeleteSchedule_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *channelServiceClient) StartBuiltinJob(ctx context.Context, in *StartBuiltinJobRequest, opts ...grpc.CallOption) (*v1.Job, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(v1.Job)
@@ -603,6 +648,26 @@ func (c *channelServiceClient) ReportSyncFailure(ctx context.Context, in *Report
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(emptypb.Empty)
 	err := c.cc.Invoke(ctx, ChannelService_ReportSyncFailure_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) ListNamespaceUsage(ctx context.Context, in *ListNamespaceUsageRequest, opts ...grpc.CallOption) (*ListNamespaceUsageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListNamespaceUsageResponse)
+	err := c.cc.Invoke(ctx, ChannelService_ListNamespaceUsage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *channelServiceClient) SetNamespaceLimit(ctx context.Context, in *SetNamespaceLimitRequest, opts ...grpc.CallOption) (*NamespaceUsage, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NamespaceUsage)
+	err := c.cc.Invoke(ctx, ChannelService_SetNamespaceLimit_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -687,6 +752,12 @@ type ChannelServiceServer interface {
 	AnnounceMirror(context.Context, *AnnounceMirrorRequest) (*AnnounceMirrorResponse, error)
 	// StartAction queues work on a channel; each action asks for its own permission.
 	StartAction(context.Context, *StartActionRequest) (*v1.Job, error)
+	// SetSchedule makes or replaces a schedule of a channel. What is already running is not touched.
+	SetSchedule(context.Context, *SetScheduleRequest) (*Schedule, error)
+	// ListSchedules returns the schedules of a channel.
+	ListSchedules(context.Context, *ListSchedulesRequest) (*ListSchedulesResponse, error)
+	// DeleteSchedule ends a schedule. Jobs that it made go on.
+	DeleteSchedule(context.Context, *DeleteScheduleRequest) (*emptypb.Empty, error)
 	// StartBuiltinJob queues an action on all channels that it fits.
 	StartBuiltinJob(context.Context, *StartBuiltinJobRequest) (*v1.Job, error)
 	// CreateWebhook has a server told of what happens to a channel.
@@ -701,6 +772,10 @@ type ChannelServiceServer interface {
 	ListDeliveries(context.Context, *ListDeliveriesRequest) (*ListDeliveriesResponse, error)
 	// ReportSyncFailure tells a channel's webhooks that a sync failed.
 	ReportSyncFailure(context.Context, *ReportSyncFailureRequest) (*emptypb.Empty, error)
+	// ListNamespaceUsage says what the channels of each namespace hold and may hold together.
+	ListNamespaceUsage(context.Context, *ListNamespaceUsageRequest) (*ListNamespaceUsageResponse, error)
+	// SetNamespaceLimit sets how much the channels of a namespace may hold together. What is there stays.
+	SetNamespaceLimit(context.Context, *SetNamespaceLimitRequest) (*NamespaceUsage, error)
 	mustEmbedUnimplementedChannelServiceServer()
 }
 
@@ -819,6 +894,15 @@ func (UnimplementedChannelServiceServer) AnnounceMirror(context.Context, *Announ
 func (UnimplementedChannelServiceServer) StartAction(context.Context, *StartActionRequest) (*v1.Job, error) {
 	return nil, status.Error(codes.Unimplemented, "method StartAction not implemented")
 }
+func (UnimplementedChannelServiceServer) SetSchedule(context.Context, *SetScheduleRequest) (*Schedule, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetSchedule not implemented")
+}
+func (UnimplementedChannelServiceServer) ListSchedules(context.Context, *ListSchedulesRequest) (*ListSchedulesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListSchedules not implemented")
+}
+func (UnimplementedChannelServiceServer) DeleteSchedule(context.Context, *DeleteScheduleRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteSchedule not implemented")
+}
 func (UnimplementedChannelServiceServer) StartBuiltinJob(context.Context, *StartBuiltinJobRequest) (*v1.Job, error) {
 	return nil, status.Error(codes.Unimplemented, "method StartBuiltinJob not implemented")
 }
@@ -839,6 +923,12 @@ func (UnimplementedChannelServiceServer) ListDeliveries(context.Context, *ListDe
 }
 func (UnimplementedChannelServiceServer) ReportSyncFailure(context.Context, *ReportSyncFailureRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReportSyncFailure not implemented")
+}
+func (UnimplementedChannelServiceServer) ListNamespaceUsage(context.Context, *ListNamespaceUsageRequest) (*ListNamespaceUsageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListNamespaceUsage not implemented")
+}
+func (UnimplementedChannelServiceServer) SetNamespaceLimit(context.Context, *SetNamespaceLimitRequest) (*NamespaceUsage, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetNamespaceLimit not implemented")
 }
 func (UnimplementedChannelServiceServer) mustEmbedUnimplementedChannelServiceServer() {}
 func (UnimplementedChannelServiceServer) testEmbeddedByValue()                        {}
@@ -1502,6 +1592,60 @@ func _ChannelService_StartAction_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ChannelService_SetSchedule_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetScheduleRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).SetSchedule(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_SetSchedule_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).SetSchedule(ctx, req.(*SetScheduleRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_ListSchedules_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListSchedulesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).ListSchedules(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_ListSchedules_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).ListSchedules(ctx, req.(*ListSchedulesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_DeleteSchedule_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteScheduleRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).DeleteSchedule(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_DeleteSchedule_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).DeleteSchedule(ctx, req.(*DeleteScheduleRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ChannelService_StartBuiltinJob_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StartBuiltinJobRequest)
 	if err := dec(in); err != nil {
@@ -1624,6 +1768,42 @@ func _ChannelService_ReportSyncFailure_Handler(srv interface{}, ctx context.Cont
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ChannelServiceServer).ReportSyncFailure(ctx, req.(*ReportSyncFailureRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_ListNamespaceUsage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListNamespaceUsageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).ListNamespaceUsage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_ListNamespaceUsage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).ListNamespaceUsage(ctx, req.(*ListNamespaceUsageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChannelService_SetNamespaceLimit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetNamespaceLimitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChannelServiceServer).SetNamespaceLimit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChannelService_SetNamespaceLimit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChannelServiceServer).SetNamespaceLimit(ctx, req.(*SetNamespaceLimitRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1776,6 +1956,18 @@ var ChannelService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ChannelService_StartAction_Handler,
 		},
 		{
+			MethodName: "SetSchedule",
+			Handler:    _ChannelService_SetSchedule_Handler,
+		},
+		{
+			MethodName: "ListSchedules",
+			Handler:    _ChannelService_ListSchedules_Handler,
+		},
+		{
+			MethodName: "DeleteSchedule",
+			Handler:    _ChannelService_DeleteSchedule_Handler,
+		},
+		{
 			MethodName: "StartBuiltinJob",
 			Handler:    _ChannelService_StartBuiltinJob_Handler,
 		},
@@ -1802,6 +1994,14 @@ var ChannelService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ReportSyncFailure",
 			Handler:    _ChannelService_ReportSyncFailure_Handler,
+		},
+		{
+			MethodName: "ListNamespaceUsage",
+			Handler:    _ChannelService_ListNamespaceUsage_Handler,
+		},
+		{
+			MethodName: "SetNamespaceLimit",
+			Handler:    _ChannelService_SetNamespaceLimit_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

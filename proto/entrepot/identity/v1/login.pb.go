@@ -580,8 +580,8 @@ type SetPasswordRequest struct {
 	Username string `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"`
 	// The password until now: needed to change one's own, unless there is none yet.
 	OldPassword string `protobuf:"bytes,2,opt,name=old_password,json=oldPassword,proto3" json:"old_password,omitempty"`
-	// The new one; at least 10 characters. Empty takes the password away: only those who manage users may.
-	NewPassword   string `protobuf:"bytes,3,opt,name=new_password,json=newPassword,proto3" json:"new_password,omitempty"`
+	// The new one; at least 10 characters. It must be there: empty takes the password away, which only those who manage users may.
+	NewPassword   *string `protobuf:"bytes,3,opt,name=new_password,json=newPassword,proto3,oneof" json:"new_password,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -631,8 +631,8 @@ func (x *SetPasswordRequest) GetOldPassword() string {
 }
 
 func (x *SetPasswordRequest) GetNewPassword() string {
-	if x != nil {
-		return x.NewPassword
+	if x != nil && x.NewPassword != nil {
+		return *x.NewPassword
 	}
 	return ""
 }
@@ -1266,11 +1266,12 @@ const file_entrepot_identity_v1_login_proto_rawDesc = "" +
 	"\x05error\x18\x06 \x01(\tR\x05error\x124\n" +
 	"\x06client\x18\a \x01(\v2\x1c.entrepot.identity.v1.ClientR\x06client\x12'\n" +
 	"\x0freplace_session\x18\b \x01(\tR\x0ereplaceSession\x12\x17\n" +
-	"\auser_id\x18\t \x01(\tR\x06userId\"v\n" +
+	"\auser_id\x18\t \x01(\tR\x06userId\"\x8c\x01\n" +
 	"\x12SetPasswordRequest\x12\x1a\n" +
 	"\busername\x18\x01 \x01(\tR\busername\x12!\n" +
-	"\fold_password\x18\x02 \x01(\tR\voldPassword\x12!\n" +
-	"\fnew_password\x18\x03 \x01(\tR\vnewPassword\"P\n" +
+	"\fold_password\x18\x02 \x01(\tR\voldPassword\x12&\n" +
+	"\fnew_password\x18\x03 \x01(\tH\x00R\vnewPassword\x88\x01\x01B\x0f\n" +
+	"\r_new_password\"P\n" +
 	"\x16SetUserDisabledRequest\x12\x1a\n" +
 	"\busername\x18\x01 \x01(\tR\busername\x12\x1a\n" +
 	"\bdisabled\x18\x02 \x01(\bR\bdisabled\"\xa7\x02\n" +
@@ -1409,6 +1410,7 @@ func file_entrepot_identity_v1_login_proto_init() {
 		return
 	}
 	file_entrepot_identity_v1_identity_proto_init()
+	file_entrepot_identity_v1_login_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -265,8 +265,10 @@ type SyncStatus struct {
 	LastJobId string `protobuf:"bytes,6,opt,name=last_job_id,json=lastJobId,proto3" json:"last_job_id,omitempty"`
 	// It repeats this many seconds after each run; 0 means it does not.
 	RepeatEverySeconds int64 `protobuf:"varint,7,opt,name=repeat_every_seconds,json=repeatEverySeconds,proto3" json:"repeat_every_seconds,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// What came of asking the upstream whether it has changed; absent if it never was.
+	Poll          *PollStatus `protobuf:"bytes,8,opt,name=poll,proto3" json:"poll,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SyncStatus) Reset() {
@@ -348,6 +350,77 @@ func (x *SyncStatus) GetRepeatEverySeconds() int64 {
 	return 0
 }
 
+func (x *SyncStatus) GetPoll() *PollStatus {
+	if x != nil {
+		return x.Poll
+	}
+	return nil
+}
+
+// PollStatus says what came of asking an upstream whether it has changed.
+type PollStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it was last asked.
+	PollTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=poll_time,json=pollTime,proto3" json:"poll_time,omitempty"`
+	// When it was last seen to have changed.
+	ChangeTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=change_time,json=changeTime,proto3" json:"change_time,omitempty"`
+	// Why it could not be asked the last time; empty if it could.
+	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PollStatus) Reset() {
+	*x = PollStatus{}
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PollStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PollStatus) ProtoMessage() {}
+
+func (x *PollStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PollStatus.ProtoReflect.Descriptor instead.
+func (*PollStatus) Descriptor() ([]byte, []int) {
+	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *PollStatus) GetPollTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PollTime
+	}
+	return nil
+}
+
+func (x *PollStatus) GetChangeTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ChangeTime
+	}
+	return nil
+}
+
+func (x *PollStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 // FailedFile is a file that could not be mirrored.
 type FailedFile struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -363,7 +436,7 @@ type FailedFile struct {
 
 func (x *FailedFile) Reset() {
 	*x = FailedFile{}
-	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[4]
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -375,7 +448,7 @@ func (x *FailedFile) String() string {
 func (*FailedFile) ProtoMessage() {}
 
 func (x *FailedFile) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[4]
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -388,7 +461,7 @@ func (x *FailedFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedFile.ProtoReflect.Descriptor instead.
 func (*FailedFile) Descriptor() ([]byte, []int) {
-	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{4}
+	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *FailedFile) GetPath() string {
@@ -439,7 +512,7 @@ type SyncResult struct {
 
 func (x *SyncResult) Reset() {
 	*x = SyncResult{}
-	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[5]
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -451,7 +524,7 @@ func (x *SyncResult) String() string {
 func (*SyncResult) ProtoMessage() {}
 
 func (x *SyncResult) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[5]
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -464,7 +537,7 @@ func (x *SyncResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncResult.ProtoReflect.Descriptor instead.
 func (*SyncResult) Descriptor() ([]byte, []int) {
-	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{5}
+	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SyncResult) GetRevision() int64 {
@@ -573,7 +646,7 @@ type Remote struct {
 
 func (x *Remote) Reset() {
 	*x = Remote{}
-	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[6]
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -585,7 +658,7 @@ func (x *Remote) String() string {
 func (*Remote) ProtoMessage() {}
 
 func (x *Remote) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[6]
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -598,7 +671,7 @@ func (x *Remote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Remote.ProtoReflect.Descriptor instead.
 func (*Remote) Descriptor() ([]byte, []int) {
-	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{6}
+	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Remote) GetChannel() string {
@@ -753,7 +826,7 @@ type RemoteSettings struct {
 
 func (x *RemoteSettings) Reset() {
 	*x = RemoteSettings{}
-	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[7]
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +838,7 @@ func (x *RemoteSettings) String() string {
 func (*RemoteSettings) ProtoMessage() {}
 
 func (x *RemoteSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[7]
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +851,7 @@ func (x *RemoteSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoteSettings.ProtoReflect.Descriptor instead.
 func (*RemoteSettings) Descriptor() ([]byte, []int) {
-	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{7}
+	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RemoteSettings) GetUsername() string {
@@ -876,7 +949,7 @@ type GetRemoteRequest struct {
 
 func (x *GetRemoteRequest) Reset() {
 	*x = GetRemoteRequest{}
-	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[8]
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -888,7 +961,7 @@ func (x *GetRemoteRequest) String() string {
 func (*GetRemoteRequest) ProtoMessage() {}
 
 func (x *GetRemoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[8]
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -901,7 +974,7 @@ func (x *GetRemoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRemoteRequest.ProtoReflect.Descriptor instead.
 func (*GetRemoteRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{8}
+	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetRemoteRequest) GetChannel() string {
@@ -926,7 +999,7 @@ type UpdateRemoteRequest struct {
 
 func (x *UpdateRemoteRequest) Reset() {
 	*x = UpdateRemoteRequest{}
-	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[9]
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -938,7 +1011,7 @@ func (x *UpdateRemoteRequest) String() string {
 func (*UpdateRemoteRequest) ProtoMessage() {}
 
 func (x *UpdateRemoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[9]
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -951,7 +1024,7 @@ func (x *UpdateRemoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRemoteRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRemoteRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{9}
+	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UpdateRemoteRequest) GetChannel() string {
@@ -992,7 +1065,7 @@ type PutRemoteRequest struct {
 
 func (x *PutRemoteRequest) Reset() {
 	*x = PutRemoteRequest{}
-	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[10]
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1004,7 +1077,7 @@ func (x *PutRemoteRequest) String() string {
 func (*PutRemoteRequest) ProtoMessage() {}
 
 func (x *PutRemoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[10]
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1017,7 +1090,7 @@ func (x *PutRemoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRemoteRequest.ProtoReflect.Descriptor instead.
 func (*PutRemoteRequest) Descriptor() ([]byte, []int) {
-	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{10}
+	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PutRemoteRequest) GetChannelId() string {
@@ -1061,7 +1134,7 @@ type StoredRemote struct {
 
 func (x *StoredRemote) Reset() {
 	*x = StoredRemote{}
-	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[11]
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1146,7 @@ func (x *StoredRemote) String() string {
 func (*StoredRemote) ProtoMessage() {}
 
 func (x *StoredRemote) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[11]
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +1159,7 @@ func (x *StoredRemote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredRemote.ProtoReflect.Descriptor instead.
 func (*StoredRemote) Descriptor() ([]byte, []int) {
-	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{11}
+	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StoredRemote) GetSettings() *RemoteSettings {
@@ -1122,7 +1195,7 @@ type SyncJobArgs struct {
 
 func (x *SyncJobArgs) Reset() {
 	*x = SyncJobArgs{}
-	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[12]
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1134,7 +1207,7 @@ func (x *SyncJobArgs) String() string {
 func (*SyncJobArgs) ProtoMessage() {}
 
 func (x *SyncJobArgs) ProtoReflect() protoreflect.Message {
-	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[12]
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1147,7 +1220,7 @@ func (x *SyncJobArgs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncJobArgs.ProtoReflect.Descriptor instead.
 func (*SyncJobArgs) Descriptor() ([]byte, []int) {
-	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{12}
+	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SyncJobArgs) GetChannelId() string {
@@ -1185,6 +1258,180 @@ func (x *SyncJobArgs) GetAction() string {
 	return ""
 }
 
+// PollJobArgs are the arguments of `sync.poll`: ask a mirror's upstream whether it has changed.
+type PollJobArgs struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the channel.
+	ChannelId string `protobuf:"bytes,1,opt,name=channel_id,json=channelId,proto3" json:"channel_id,omitempty"`
+	// Its name.
+	Channel       string `protobuf:"bytes,2,opt,name=channel,proto3" json:"channel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PollJobArgs) Reset() {
+	*x = PollJobArgs{}
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PollJobArgs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PollJobArgs) ProtoMessage() {}
+
+func (x *PollJobArgs) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PollJobArgs.ProtoReflect.Descriptor instead.
+func (*PollJobArgs) Descriptor() ([]byte, []int) {
+	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PollJobArgs) GetChannelId() string {
+	if x != nil {
+		return x.ChannelId
+	}
+	return ""
+}
+
+func (x *PollJobArgs) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+// PollJobResult is what came of it.
+type PollJobResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Indexes that were asked for.
+	Asked int64 `protobuf:"varint,1,opt,name=asked,proto3" json:"asked,omitempty"`
+	// How many of them were answered by "not modified".
+	NotModified int64 `protobuf:"varint,2,opt,name=not_modified,json=notModified,proto3" json:"not_modified,omitempty"`
+	// Why a sync was started, for a person; empty if there was nothing to do.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The sync's job.
+	JobId         string `protobuf:"bytes,4,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PollJobResult) Reset() {
+	*x = PollJobResult{}
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PollJobResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PollJobResult) ProtoMessage() {}
+
+func (x *PollJobResult) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PollJobResult.ProtoReflect.Descriptor instead.
+func (*PollJobResult) Descriptor() ([]byte, []int) {
+	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *PollJobResult) GetAsked() int64 {
+	if x != nil {
+		return x.Asked
+	}
+	return 0
+}
+
+func (x *PollJobResult) GetNotModified() int64 {
+	if x != nil {
+		return x.NotModified
+	}
+	return 0
+}
+
+func (x *PollJobResult) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PollJobResult) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+// ForgetJobArgs are the arguments of `sync.forget`: drop what is remembered of the upstream of a deleted channel.
+type ForgetJobArgs struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the channel.
+	ChannelId     string `protobuf:"bytes,1,opt,name=channel_id,json=channelId,proto3" json:"channel_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetJobArgs) Reset() {
+	*x = ForgetJobArgs{}
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetJobArgs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetJobArgs) ProtoMessage() {}
+
+func (x *ForgetJobArgs) ProtoReflect() protoreflect.Message {
+	mi := &file_entrepot_sync_v1_sync_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetJobArgs.ProtoReflect.Descriptor instead.
+func (*ForgetJobArgs) Descriptor() ([]byte, []int) {
+	return file_entrepot_sync_v1_sync_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ForgetJobArgs) GetChannelId() string {
+	if x != nil {
+		return x.ChannelId
+	}
+	return ""
+}
+
 var File_entrepot_sync_v1_sync_proto protoreflect.FileDescriptor
 
 const file_entrepot_sync_v1_sync_proto_rawDesc = "" +
@@ -1206,7 +1453,7 @@ const file_entrepot_sync_v1_sync_proto_rawDesc = "" +
 	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x18\n" +
 	"\arecords\x18\x04 \x01(\x03R\arecords\x129\n" +
 	"\n" +
-	"check_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tcheckTime\"\xaf\x02\n" +
+	"check_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tcheckTime\"\xe1\x02\n" +
 	"\n" +
 	"SyncStatus\x12\x18\n" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12\x10\n" +
@@ -1215,7 +1462,14 @@ const file_entrepot_sync_v1_sync_proto_rawDesc = "" +
 	"\x04last\x18\x04 \x01(\v2\x1c.entrepot.sync.v1.SyncResultR\x04last\x127\n" +
 	"\tlast_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\blastTime\x12\x1e\n" +
 	"\vlast_job_id\x18\x06 \x01(\tR\tlastJobId\x120\n" +
-	"\x14repeat_every_seconds\x18\a \x01(\x03R\x12repeatEverySeconds\"N\n" +
+	"\x14repeat_every_seconds\x18\a \x01(\x03R\x12repeatEverySeconds\x120\n" +
+	"\x04poll\x18\b \x01(\v2\x1c.entrepot.sync.v1.PollStatusR\x04poll\"\x98\x01\n" +
+	"\n" +
+	"PollStatus\x127\n" +
+	"\tpoll_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\bpollTime\x12;\n" +
+	"\vchange_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"changeTime\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"N\n" +
 	"\n" +
 	"FailedFile\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x14\n" +
@@ -1294,7 +1548,19 @@ const file_entrepot_sync_v1_sync_proto_rawDesc = "" +
 	"\achannel\x18\x02 \x01(\tR\achannel\x12\x18\n" +
 	"\ainspect\x18\x03 \x01(\bR\ainspect\x12\x14\n" +
 	"\x05force\x18\x04 \x01(\bR\x05force\x12\x16\n" +
-	"\x06action\x18\x05 \x01(\tR\x06action2\xe8\x05\n" +
+	"\x06action\x18\x05 \x01(\tR\x06action\"F\n" +
+	"\vPollJobArgs\x12\x1d\n" +
+	"\n" +
+	"channel_id\x18\x01 \x01(\tR\tchannelId\x12\x18\n" +
+	"\achannel\x18\x02 \x01(\tR\achannel\"w\n" +
+	"\rPollJobResult\x12\x14\n" +
+	"\x05asked\x18\x01 \x01(\x03R\x05asked\x12!\n" +
+	"\fnot_modified\x18\x02 \x01(\x03R\vnotModified\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x15\n" +
+	"\x06job_id\x18\x04 \x01(\tR\x05jobId\".\n" +
+	"\rForgetJobArgs\x12\x1d\n" +
+	"\n" +
+	"channel_id\x18\x01 \x01(\tR\tchannelId2\xe8\x05\n" +
 	"\vSyncService\x12\x96\x01\n" +
 	"\tStartSync\x12\".entrepot.sync.v1.StartSyncRequest\x1a\x15.entrepot.jobs.v1.Job\"N\x92\x82\x19\x1b\b\x01\x12\fchannel.sync\x18\x01\"\achannel\x82\xd3\xe4\x93\x02):\x01*\"$/entrepot/v1/channels/{channel}:sync\x12\xa2\x01\n" +
 	"\rGetSyncStatus\x12&.entrepot.sync.v1.GetSyncStatusRequest\x1a\x1c.entrepot.sync.v1.SyncStatus\"K\x92\x82\x19\x1b\b\x01\x12\fchannel.read\x18\x01\"\achannel\x82\xd3\xe4\x93\x02&\x12$/entrepot/v1/channels/{channel}/sync\x12\x9a\x01\n" +
@@ -1315,53 +1581,60 @@ func file_entrepot_sync_v1_sync_proto_rawDescGZIP() []byte {
 	return file_entrepot_sync_v1_sync_proto_rawDescData
 }
 
-var file_entrepot_sync_v1_sync_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_entrepot_sync_v1_sync_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_entrepot_sync_v1_sync_proto_goTypes = []any{
 	(*StartSyncRequest)(nil),      // 0: entrepot.sync.v1.StartSyncRequest
 	(*GetSyncStatusRequest)(nil),  // 1: entrepot.sync.v1.GetSyncStatusRequest
 	(*SubdirStatus)(nil),          // 2: entrepot.sync.v1.SubdirStatus
 	(*SyncStatus)(nil),            // 3: entrepot.sync.v1.SyncStatus
-	(*FailedFile)(nil),            // 4: entrepot.sync.v1.FailedFile
-	(*SyncResult)(nil),            // 5: entrepot.sync.v1.SyncResult
-	(*Remote)(nil),                // 6: entrepot.sync.v1.Remote
-	(*RemoteSettings)(nil),        // 7: entrepot.sync.v1.RemoteSettings
-	(*GetRemoteRequest)(nil),      // 8: entrepot.sync.v1.GetRemoteRequest
-	(*UpdateRemoteRequest)(nil),   // 9: entrepot.sync.v1.UpdateRemoteRequest
-	(*PutRemoteRequest)(nil),      // 10: entrepot.sync.v1.PutRemoteRequest
-	(*StoredRemote)(nil),          // 11: entrepot.sync.v1.StoredRemote
-	(*SyncJobArgs)(nil),           // 12: entrepot.sync.v1.SyncJobArgs
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil), // 14: google.protobuf.FieldMask
-	(*v1.Job)(nil),                // 15: entrepot.jobs.v1.Job
-	(*emptypb.Empty)(nil),         // 16: google.protobuf.Empty
+	(*PollStatus)(nil),            // 4: entrepot.sync.v1.PollStatus
+	(*FailedFile)(nil),            // 5: entrepot.sync.v1.FailedFile
+	(*SyncResult)(nil),            // 6: entrepot.sync.v1.SyncResult
+	(*Remote)(nil),                // 7: entrepot.sync.v1.Remote
+	(*RemoteSettings)(nil),        // 8: entrepot.sync.v1.RemoteSettings
+	(*GetRemoteRequest)(nil),      // 9: entrepot.sync.v1.GetRemoteRequest
+	(*UpdateRemoteRequest)(nil),   // 10: entrepot.sync.v1.UpdateRemoteRequest
+	(*PutRemoteRequest)(nil),      // 11: entrepot.sync.v1.PutRemoteRequest
+	(*StoredRemote)(nil),          // 12: entrepot.sync.v1.StoredRemote
+	(*SyncJobArgs)(nil),           // 13: entrepot.sync.v1.SyncJobArgs
+	(*PollJobArgs)(nil),           // 14: entrepot.sync.v1.PollJobArgs
+	(*PollJobResult)(nil),         // 15: entrepot.sync.v1.PollJobResult
+	(*ForgetJobArgs)(nil),         // 16: entrepot.sync.v1.ForgetJobArgs
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil), // 18: google.protobuf.FieldMask
+	(*v1.Job)(nil),                // 19: entrepot.jobs.v1.Job
+	(*emptypb.Empty)(nil),         // 20: google.protobuf.Empty
 }
 var file_entrepot_sync_v1_sync_proto_depIdxs = []int32{
-	13, // 0: entrepot.sync.v1.StartSyncRequest.start_at:type_name -> google.protobuf.Timestamp
-	13, // 1: entrepot.sync.v1.SubdirStatus.check_time:type_name -> google.protobuf.Timestamp
+	17, // 0: entrepot.sync.v1.StartSyncRequest.start_at:type_name -> google.protobuf.Timestamp
+	17, // 1: entrepot.sync.v1.SubdirStatus.check_time:type_name -> google.protobuf.Timestamp
 	2,  // 2: entrepot.sync.v1.SyncStatus.subdirs:type_name -> entrepot.sync.v1.SubdirStatus
-	5,  // 3: entrepot.sync.v1.SyncStatus.last:type_name -> entrepot.sync.v1.SyncResult
-	13, // 4: entrepot.sync.v1.SyncStatus.last_time:type_name -> google.protobuf.Timestamp
-	4,  // 5: entrepot.sync.v1.SyncResult.failures:type_name -> entrepot.sync.v1.FailedFile
-	13, // 6: entrepot.sync.v1.Remote.update_time:type_name -> google.protobuf.Timestamp
-	7,  // 7: entrepot.sync.v1.UpdateRemoteRequest.settings:type_name -> entrepot.sync.v1.RemoteSettings
-	14, // 8: entrepot.sync.v1.UpdateRemoteRequest.update_mask:type_name -> google.protobuf.FieldMask
-	7,  // 9: entrepot.sync.v1.PutRemoteRequest.settings:type_name -> entrepot.sync.v1.RemoteSettings
-	7,  // 10: entrepot.sync.v1.StoredRemote.settings:type_name -> entrepot.sync.v1.RemoteSettings
-	0,  // 11: entrepot.sync.v1.SyncService.StartSync:input_type -> entrepot.sync.v1.StartSyncRequest
-	1,  // 12: entrepot.sync.v1.SyncService.GetSyncStatus:input_type -> entrepot.sync.v1.GetSyncStatusRequest
-	8,  // 13: entrepot.sync.v1.SyncService.GetRemote:input_type -> entrepot.sync.v1.GetRemoteRequest
-	9,  // 14: entrepot.sync.v1.SyncService.UpdateRemote:input_type -> entrepot.sync.v1.UpdateRemoteRequest
-	10, // 15: entrepot.sync.v1.SyncService.PutRemote:input_type -> entrepot.sync.v1.PutRemoteRequest
-	15, // 16: entrepot.sync.v1.SyncService.StartSync:output_type -> entrepot.jobs.v1.Job
-	3,  // 17: entrepot.sync.v1.SyncService.GetSyncStatus:output_type -> entrepot.sync.v1.SyncStatus
-	6,  // 18: entrepot.sync.v1.SyncService.GetRemote:output_type -> entrepot.sync.v1.Remote
-	6,  // 19: entrepot.sync.v1.SyncService.UpdateRemote:output_type -> entrepot.sync.v1.Remote
-	16, // 20: entrepot.sync.v1.SyncService.PutRemote:output_type -> google.protobuf.Empty
-	16, // [16:21] is the sub-list for method output_type
-	11, // [11:16] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	6,  // 3: entrepot.sync.v1.SyncStatus.last:type_name -> entrepot.sync.v1.SyncResult
+	17, // 4: entrepot.sync.v1.SyncStatus.last_time:type_name -> google.protobuf.Timestamp
+	4,  // 5: entrepot.sync.v1.SyncStatus.poll:type_name -> entrepot.sync.v1.PollStatus
+	17, // 6: entrepot.sync.v1.PollStatus.poll_time:type_name -> google.protobuf.Timestamp
+	17, // 7: entrepot.sync.v1.PollStatus.change_time:type_name -> google.protobuf.Timestamp
+	5,  // 8: entrepot.sync.v1.SyncResult.failures:type_name -> entrepot.sync.v1.FailedFile
+	17, // 9: entrepot.sync.v1.Remote.update_time:type_name -> google.protobuf.Timestamp
+	8,  // 10: entrepot.sync.v1.UpdateRemoteRequest.settings:type_name -> entrepot.sync.v1.RemoteSettings
+	18, // 11: entrepot.sync.v1.UpdateRemoteRequest.update_mask:type_name -> google.protobuf.FieldMask
+	8,  // 12: entrepot.sync.v1.PutRemoteRequest.settings:type_name -> entrepot.sync.v1.RemoteSettings
+	8,  // 13: entrepot.sync.v1.StoredRemote.settings:type_name -> entrepot.sync.v1.RemoteSettings
+	0,  // 14: entrepot.sync.v1.SyncService.StartSync:input_type -> entrepot.sync.v1.StartSyncRequest
+	1,  // 15: entrepot.sync.v1.SyncService.GetSyncStatus:input_type -> entrepot.sync.v1.GetSyncStatusRequest
+	9,  // 16: entrepot.sync.v1.SyncService.GetRemote:input_type -> entrepot.sync.v1.GetRemoteRequest
+	10, // 17: entrepot.sync.v1.SyncService.UpdateRemote:input_type -> entrepot.sync.v1.UpdateRemoteRequest
+	11, // 18: entrepot.sync.v1.SyncService.PutRemote:input_type -> entrepot.sync.v1.PutRemoteRequest
+	19, // 19: entrepot.sync.v1.SyncService.StartSync:output_type -> entrepot.jobs.v1.Job
+	3,  // 20: entrepot.sync.v1.SyncService.GetSyncStatus:output_type -> entrepot.sync.v1.SyncStatus
+	7,  // 21: entrepot.sync.v1.SyncService.GetRemote:output_type -> entrepot.sync.v1.Remote
+	7,  // 22: entrepot.sync.v1.SyncService.UpdateRemote:output_type -> entrepot.sync.v1.Remote
+	20, // 23: entrepot.sync.v1.SyncService.PutRemote:output_type -> google.protobuf.Empty
+	19, // [19:24] is the sub-list for method output_type
+	14, // [14:19] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_entrepot_sync_v1_sync_proto_init() }
@@ -1376,7 +1649,7 @@ func file_entrepot_sync_v1_sync_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_entrepot_sync_v1_sync_proto_rawDesc), len(file_entrepot_sync_v1_sync_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -2,6 +2,7 @@ package platform
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"net/url"
 	"os"
@@ -243,6 +244,32 @@ func (c Config) Validate() error {
 	err := fault.New(fault.Invalid, "the configuration cannot be used")
 	err.Violations = bad
 	return err
+}
+
+// Doubts are settings that work, but hardly as somebody means them.
+func (c Config) Doubts() (out []string) {
+	if c.Runs("gateway") && !c.Dev && c.plainLogins() {
+		out = append(out, "public_url is not https: login cookies are sent without Secure, and whoever is on the way can read them")
+	}
+	return out
+}
+
+// plainLogins reports whether browsers elsewhere log in over http, as far as the settings tell. A reverse proxy that speaks
+// https is known by public_url only.
+func (c Config) plainLogins() bool {
+	if u, err := url.Parse(c.PublicURL); c.PublicURL != "" && err == nil {
+		return !strings.EqualFold(u.Scheme, "https") && !isLoopback(u.Hostname())
+	}
+	host, _, err := net.SplitHostPort(c.HTTPAddr)
+	return err == nil && !isLoopback(host)
+}
+
+// isLoopback reports whether a host is this machine, which nobody is on the way to.
+func isLoopback(host string) bool {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.IsLoopback()
+	}
+	return strings.EqualFold(host, "localhost") || strings.HasSuffix(strings.ToLower(host), ".localhost")
 }
 
 // trustedProxies are those of the configuration, which Validate has read.

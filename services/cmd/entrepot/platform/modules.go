@@ -287,7 +287,7 @@ func (p *Platform) gatewayModule() lifecycle.Module {
 			p.gateway, err = gateway.New(ctx, gateway.Deps{
 				Limiter: limiter,
 				Dial:    p.network.Dial, Data: p.data, Fetch: fetch, Roles: p.roles, Downloads: downloads, CertFile: p.cfg.TLSCert, KeyFile: p.cfg.TLSKey,
-				Dev: p.cfg.Dev, PublicURL: p.cfg.PublicURL, TrustedProxies: p.cfg.trustedProxies(), Version: p.opts.Version, Health: p.group.Checks, Ready: p.group.Ready,
+				Dev: p.cfg.Dev, PublicURL: p.cfg.PublicURL, TrustedProxies: p.cfg.trustedProxies(), Version: p.opts.Version, Health: p.group.Checks, Ready: p.group.Ready, Database: p.connections(),
 			})
 			if err != nil {
 				return err
@@ -319,6 +319,17 @@ func (p *Platform) gatewayModule() lifecycle.Module {
 			return nil
 		},
 		Check: func(ctx context.Context) error { return p.data.Check(ctx) }, // an edge without bytes is none
+	}
+}
+
+// connections counts those to the database; nil if this process has none.
+func (p *Platform) connections() func() (size, used int) {
+	if p.pool == nil {
+		return nil
+	}
+	return func() (size, used int) {
+		s := p.pool.Stat()
+		return int(s.MaxConns()), int(s.AcquiredConns())
 	}
 }
 

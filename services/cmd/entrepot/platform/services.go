@@ -228,13 +228,14 @@ func (p *Platform) registerServices(ctx context.Context) error {
 		if conn, err := dial("sync"); err == nil { // without its address, URLs of new mirrors must not bring credentials
 			upstreams = syncv1.NewSyncServiceClient(conn)
 		}
-		if _, err := p.upstreams(); err != nil { // for its client
+		remotes, err := p.upstreams()
+		if err != nil {
 			return err
 		}
 		p.channels, err = channels.New(channels.Config{
 			PublicURL: p.cfg.PublicURL, PackageStore: p.cfg.PackageStore, DefaultQuota: int64(p.cfg.ChannelQuota),
 		}, channels.Deps{
-			HTTP: p.strangers(), Seal: p.master,
+			HTTP: p.strangers(), Sources: remotes, Seal: p.master,
 			Upstreams: upstreams, Pool: p.pool, Blobs: p.blobs, Jobs: p.jobs, Bus: p.bus, Identity: identityv1.NewIdentityServiceClient(conn), Roles: p.roles, Logger: p.log, Now: p.opts.Clock,
 		})
 		if err != nil {
