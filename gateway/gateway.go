@@ -76,6 +76,8 @@ type Deps struct {
 	// Ready and Health say whether the process can do its work; Health has an error for each part that cannot.
 	Ready  func() bool
 	Health func(context.Context) map[string]error
+	// Database counts this process's connections to the database: how many there may be, and are in use. Nil: it has none.
+	Database func() (size, used int)
 }
 
 // Gateway is the edge.
@@ -143,7 +145,7 @@ func New(ctx context.Context, deps Deps) (*Gateway, error) {
 	quetzAPI, err := quetz.New(ctx, quetz.Deps{
 		Channels: channels, Sync: syncv1.NewSyncServiceClient(conns["sync"]), Jobs: jobsv1.NewJobServiceClient(conns["jobs"]),
 		Metrics: metricsv1.NewMetricsServiceClient(conns["metrics"]), Identity: identity, Self: conns["gateway"], Files: files, Uploads: uploads, Logins: logins, Dev: deps.Dev, PublicURL: deps.PublicURL,
-		Ready: func(ctx context.Context) bool { return ready(ctx, deps) },
+		Ready: newReadiness(deps).ask, Database: deps.Database,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("dialect of Quetz: %w", err)
@@ -162,7 +164,8 @@ func New(ctx context.Context, deps Deps) (*Gateway, error) {
 		return nil, err
 	}
 	e.Limit(deps.Limiter)
-	front, err := frontdoor.New(frontdoor.Deps{Dial: deps.Dial, Services: Services, Auth: auth, Limiter: deps.Limiter, CertFile: deps.CertFile, KeyFile: deps.KeyFile})
+	e.Remembers(files)
+	front, err := frontdoor.New(frontdoor.Deps{Dial: deps.Dial, Services: Services, Auth: auth, Limiter: deps.Limiter, Wrote: files.ForgetCards, CertFile: deps.CertFile, KeyFile: deps.KeyFile})
 	if err != nil {
 		return nil, err
 	}
@@ -215,19 +218,4 @@ func (g *Gateway) Stop(ctx context.Context) {
 		_ = g.http.Close()
 	}
 	<-done
-}
-
-func ready(ctx context.Context, deps Deps) bool {
-	if deps.Ready == nil || deps.Health == nil {
-		return true
-	}
-	if !deps.Ready() {
-		return false
-	}
-	for _, err := range deps.Health(ctx) {
-		if err != nil {
-			return false
-		}
-	}
-	return true
 }

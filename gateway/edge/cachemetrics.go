@@ -20,7 +20,7 @@ func (l *lookups) count(hit bool) {
 	}
 }
 
-// ObserveCaches reports the lookups of the edge's caches: what stands at a path (resolve), leave to read a blob (grant),
+// ObserveCaches reports the lookups of the edge's caches: what stands at a path (resolve), what a channel is (card), leave to read a blob (grant),
 // who a credential belongs to (credential), and the bytes of small files (hot). Unregister ends it.
 func ObserveCaches(p metric.MeterProvider, f *Files, a *Authenticator) (metric.Registration, error) {
 	m := p.Meter("github.com/entrepot-dev/entrepot/gateway/edge")
@@ -46,7 +46,7 @@ func ObserveCaches(p metric.MeterProvider, f *Files, a *Authenticator) (metric.R
 		return func() (uint64, uint64) { return l.hits.Load(), l.misses.Load() }
 	}
 	sources := []source{
-		of("resolve", counts(&f.resolved)), of("grant", counts(&f.granted)), of("credential", counts(&a.known)),
+		of("resolve", counts(&f.resolved)), of("card", counts(&f.cards.known)), of("grant", counts(&f.granted)), of("credential", counts(&a.known)),
 		of("hot", func() (uint64, uint64) { s := f.deps.Data.HotStats(); return s.Hits, s.Misses }),
 	}
 	return m.RegisterCallback(func(_ context.Context, o metric.Observer) error {

@@ -40,6 +40,7 @@ type Edge struct {
 	router  *router
 	tracer  trace.Tracer
 	metrics *requestMetrics
+	files   *Files // nil: there is nothing to forget
 }
 
 // New builds the edge from the dialects' tables. The first dialect answers paths that are nobody's.
@@ -57,6 +58,9 @@ func New(auth *Authenticator, dialects ...*Dialect) (*Edge, error) {
 
 // Limit holds back who asks too often; nil holds back nobody. It is called before any request.
 func (e *Edge) Limit(l *Limiter) { e.router.limiter = l }
+
+// Remembers names what remembers channels, to be told of the writes that pass. It is called before any request.
+func (e *Edge) Remembers(f *Files) { e.files = f }
 
 // Routes returns every dialect's table.
 func (e *Edge) Routes() []*Dialect { return e.router.dialects }
@@ -156,7 +160,11 @@ func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		dialect.Error(rec, inner, err)
 		return
 	}
+	if e.files != nil && !reads(r.Method) {
+		rec.before = func(status int) { e.files.wrote(inner, status) }
+	}
 	e.router.route(rec, inner)
+	rec.implicit() // of an answer without a body
 	r.Pattern = inner.Pattern
 }
 

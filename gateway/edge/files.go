@@ -60,6 +60,8 @@ type Files struct {
 
 	resolved, granted lookups
 	proxies           *proxies
+	cards             cards
+	gone              *lru.Cache[goneKey, time.Time] // when each is forgotten
 
 	mu   sync.Mutex
 	gens map[string]*atomic.Uint64 // by channel's lower-case name and by its id; a change raises both
@@ -93,7 +95,7 @@ func NewFiles(deps FilesDeps) *Files {
 	if err != nil {
 		panic(err)
 	}
-	return &Files{deps: deps, entries: entries, grants: grants, now: time.Now, gens: map[string]*atomic.Uint64{}, proxies: newProxies()}
+	return &Files{deps: deps, entries: entries, grants: grants, now: time.Now, gens: map[string]*atomic.Uint64{}, proxies: newProxies(), cards: newCards(), gone: newGone()}
 }
 
 // HeadChanged takes the broadcast that channels sends after a publication, a deletion or a change of privacy.
@@ -129,6 +131,7 @@ func (f *Files) generation(name, id string) *atomic.Uint64 {
 		if len(f.gens) > resolveEntries { // names that strangers invent
 			f.gens = map[string]*atomic.Uint64{}
 			f.entries.Purge()
+			f.cards.entries.Purge()
 		}
 		g = new(atomic.Uint64)
 		f.gens[name] = g
@@ -256,6 +259,9 @@ func (f *Files) ask(ctx context.Context, key fileKey) (*fileEntry, error) {
 	req := &channelsv1.ResolveRequest{Channel: key.channel, Path: key.path}
 	key.pin.set(req)
 	resp, err := f.deps.Channels.Resolve(ctx, req)
+	if err == nil {
+		resp, err = f.atHead(ctx, key, resp)
+	}
 	switch {
 	case fault.Is(err, fault.NotFound):
 		e.err = err

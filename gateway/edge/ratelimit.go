@@ -3,10 +3,12 @@ package edge
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,7 +46,9 @@ func (l RateLimits) Validate() error {
 	fail := func(field, format string, args ...any) {
 		bad = append(bad, fault.Violation{Field: "rate_limit." + field, Description: fmt.Sprintf(format, args...)})
 	}
-	for field, b := range l.bounds() {
+	bounds := l.bounds()
+	for _, field := range slices.Sorted(maps.Keys(bounds)) {
+		b := bounds[field]
 		if b.perSecond < 0 || b.perSecond > 1e9 || math.IsNaN(b.perSecond) {
 			fail(field, "must be 0 or a positive number of requests in a second")
 		}

@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/entrepot-dev/entrepot/gateway/edge"
 	"github.com/entrepot-dev/entrepot/pkg/authn"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
@@ -87,5 +89,25 @@ func TestRateLimitsThatCannotBeAreNamed(t *testing.T) {
 	}
 	if l, err := edge.NewLimiter(edge.RateLimits{}); l != nil || err != nil {
 		t.Errorf("no limits: %v %v", l, err)
+	}
+}
+
+func TestRateLimitsAreNamedInOneOrder(t *testing.T) {
+	l := edge.RateLimits{Burst: 1, FilesBurst: 1, AnonymousBurst: 1, AnonymousFilesBurst: 1}
+	want := []string{
+		"rate_limit.anonymous_files_per_second", "rate_limit.anonymous_requests_per_second", "rate_limit.files_per_second", "rate_limit.requests_per_second",
+	}
+	for range 20 { // a map's order is another each time
+		var f *fault.Error
+		if !errors.As(l.Validate(), &f) {
+			t.Fatal("they are valid")
+		}
+		var got []string
+		for _, v := range f.Violations {
+			got = append(got, v.Field)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatal(diff)
+		}
 	}
 }

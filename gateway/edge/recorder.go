@@ -20,11 +20,16 @@ type recorder struct {
 	wrote bool
 	// hangUp ends the connection with an error: what is left of the body would have to be read otherwise.
 	hangUp bool
+	// before is called with the status before the answer goes out; nil for nothing.
+	before func(status int)
 }
 
 func (r *recorder) WriteHeader(code int) {
 	if !r.wrote && code >= 200 {
 		r.code, r.wrote = code, true
+		if r.before != nil {
+			r.before(code)
+		}
 		if r.hangUp && code >= 400 {
 			r.Header()["Connection"] = []string{"close"}
 		}
@@ -100,6 +105,9 @@ func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 func (r *recorder) implicit() {
 	if !r.wrote {
 		r.code, r.wrote = http.StatusOK, true
+		if r.before != nil {
+			r.before(http.StatusOK)
+		}
 	}
 }
 

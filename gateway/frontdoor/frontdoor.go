@@ -52,6 +52,9 @@ type Deps struct {
 	Auth *edge.Authenticator
 	// Limiter holds back who calls too often; nil holds back nobody.
 	Limiter *edge.Limiter
+	// Wrote is called when a call that may have changed something was answered, before its caller hears of it. It is not
+	// called of what was refused, nor of what nobody in particular called. Nil is never called.
+	Wrote func()
 	// CertFile and KeyFile turn TLS on; both or none.
 	CertFile, KeyFile string
 }
@@ -62,6 +65,7 @@ type Server struct {
 	health  *health.Server
 	auth    *edge.Authenticator
 	limiter *edge.Limiter
+	wrote   func()
 	methods map[string]method
 }
 
@@ -72,7 +76,7 @@ type method struct {
 
 // New builds the front door.
 func New(deps Deps) (*Server, error) {
-	s := &Server{health: health.NewServer(), auth: deps.Auth, limiter: deps.Limiter, methods: map[string]method{}}
+	s := &Server{health: health.NewServer(), auth: deps.Auth, limiter: deps.Limiter, wrote: deps.Wrote, methods: map[string]method{}}
 	offered := serviceInfo{}
 	for _, name := range deps.Services {
 		if err := s.offer(deps.Dial, name, offered); err != nil {
@@ -210,10 +214,18 @@ func (s *Server) proxy(_ any, in grpc.ServerStream) error {
 	}
 	sent := make(chan error, 1)
 	go func() { sent <- pump(in, out) }()
+	told := s.wrote == nil || readsOnly(full) || authn.FromContext(ctx).Anonymous()
 	// The service's side decides how the call ends; what the client still sends then is of no use.
 	for {
 		var f frame
-		if err := out.RecvMsg(&f); err != nil {
+		err := out.RecvMsg(&f)
+		if !told {
+			told = true
+			if !refused(err) {
+				s.wrote()
+			}
+		}
+		if err != nil {
 			in.SetTrailer(out.Trailer())
 			if err == io.EOF {
 				return nil
@@ -231,6 +243,27 @@ func (s *Server) proxy(_ any, in grpc.ServerStream) error {
 			return err
 		}
 	}
+}
+
+// refused reports whether a call was refused, so that nothing has changed. What is told as another failure may have been done.
+func refused(err error) bool {
+	switch status.Code(err) {
+	case codes.InvalidArgument, codes.OutOfRange, codes.Unauthenticated, codes.PermissionDenied, codes.NotFound, codes.AlreadyExists,
+		codes.FailedPrecondition, codes.Aborted, codes.ResourceExhausted, codes.Unimplemented:
+		return true
+	}
+	return false
+}
+
+// readsOnly reports whether a method changes nothing, by its name: all of ours that do not begin so may change something.
+func readsOnly(full string) bool {
+	name := full[strings.LastIndexByte(full, '/')+1:]
+	for _, prefix := range []string{"Get", "List", "Search", "Watch", "Follow"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // pump sends the client's messages on.

@@ -19,6 +19,7 @@ type invalidField struct {
 	Loc   []any           `json:"loc"`
 	Msg   string          `json:"msg"`
 	Input json.RawMessage `json:"input"`
+	Ctx   map[string]any  `json:"ctx,omitempty"`
 }
 
 // invalidFields is a malformed request: 422 with a list.
@@ -74,11 +75,24 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	f := edge.Describe(r, err)
 	edge.SetErrorHeaders(w, f)
+	if f.Reason == reasonQuery && len(f.Violations) > 0 {
+		name := f.Violations[0].Field
+		writeError(w, r, queryProblem(name, "value_error", "Value error, "+f.Message, r.URL.Query().Get(name)))
+		return
+	}
 	var body any = f.Message
 	if f.Kind == fault.Denied && f.Reason == "SERVER_ROLE" {
 		body = []string{f.Message}
 	}
 	edge.WriteJSON(w, statusOf(f), "application/json", detail{body})
+}
+
+// reasonQuery is the reason of faults that a parameter of the query is to blame for.
+const reasonQuery = "QUERY"
+
+// badQuery says what is wrong with a parameter of the query, from behind the gateway.
+func badQuery(name, format string, args ...any) error {
+	return fault.Field(name, format, args...).WithReason(reasonQuery)
 }
 
 func noRoute(w http.ResponseWriter, r *http.Request, status int) {

@@ -20,6 +20,7 @@ type counters struct {
 	routes             []*routeCounters
 	downloads, uploads atomic.Int64
 	exceptions         atomic.Int64
+	database           func() (size, used int) // nil: this process has none
 }
 
 // bounds are the upper ends of the buckets of times, in seconds.
@@ -173,6 +174,11 @@ func (c *counters) metricsp(w http.ResponseWriter, _ *http.Request) error {
 		{"upload_count", "Requests that brought package files.", c.uploads.Load()},
 	} {
 		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s counter\n%s %d\n", total.name, total.help, total.name, total.name, total.n)
+	}
+	if c.database != nil {
+		size, used := c.database()
+		fmt.Fprintf(&b, "# HELP database_pool_size Connections to the database that this process may have.\n# TYPE database_pool_size gauge\ndatabase_pool_size %d\n", size)
+		fmt.Fprintf(&b, "# HELP database_connections_used Connections to the database that are in use.\n# TYPE database_connections_used gauge\ndatabase_connections_used %d\n", used)
 	}
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	_, err := w.Write([]byte(b.String()))

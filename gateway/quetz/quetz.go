@@ -46,6 +46,8 @@ type Deps struct {
 	Dev bool
 	// Ready says whether the platform can do its work.
 	Ready func(context.Context) bool
+	// Database counts this process's connections to the database: how many there may be, and are in use. Nil: it has none.
+	Database func() (size, used int)
 }
 
 type dialect struct{ Deps }
@@ -57,8 +59,8 @@ func New(ctx context.Context, deps Deps) (*edge.Dialect, error) {
 	if err := quetzv1.RegisterQuetzServiceHandler(ctx, gw, deps.Self); err != nil {
 		return nil, err
 	}
-	proto := tolerantJSON(gw)
-	count := &counters{}
+	proto := tolerantQuery(gw)
+	count := &counters{database: deps.Database}
 	raw := func(f func(http.ResponseWriter, *http.Request) error) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if err := f(w, r); err != nil {
@@ -70,10 +72,10 @@ func New(ctx context.Context, deps Deps) (*edge.Dialect, error) {
 		{Method: "GET", Pattern: "/api/channels", Kind: edge.Raw, Summary: "list channels", Handler: raw(d.listChannels)},
 		{Method: "POST", Pattern: "/api/channels", Kind: edge.Raw, Summary: "create a channel", Handler: raw(d.createChannel)},
 		{Method: "GET", Pattern: "/api/paginated/channels", Kind: edge.Proto, Summary: "page through channels", Handler: proto},
-		{Method: "GET", Pattern: "/api/channels/{channel_name}", Kind: edge.Proto, Summary: "show a channel", Handler: proto},
+		{Method: "GET", Pattern: "/api/channels/{channel_name}", Kind: edge.Proto, Summary: "show a channel", Handler: raw(d.getChannel)},
 		{Method: "PATCH", Pattern: "/api/channels/{channel}", Kind: edge.Raw, Summary: "change a channel's settings", Handler: raw(d.patchChannel)},
 		{Method: "DELETE", Pattern: "/api/channels/{channel}", Kind: edge.Raw, Summary: "delete a channel", Handler: raw(d.deleteChannel)},
-		{Method: "PUT", Pattern: "/api/channels/{channel_name}/actions", Kind: edge.Proto, Summary: "start an action", Handler: proto},
+		{Method: "PUT", Pattern: "/api/channels/{channel_name}/actions", Kind: edge.Proto, Summary: "start an action", Handler: raw(d.readAction(gw))},
 		{Method: "GET", Pattern: "/api/channels/{channel}/members", Kind: edge.Raw, Summary: "list members", Handler: raw(d.listMembers)},
 		{Method: "POST", Pattern: "/api/channels/{channel}/members", Kind: edge.Raw, Summary: "add or change a member", Handler: raw(d.setMember)},
 		{Method: "DELETE", Pattern: "/api/channels/{channel}/members", Kind: edge.Raw, Summary: "remove a member", Handler: raw(d.removeMember)},

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"strings"
 
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/entrepot-dev/entrepot/gateway/edge"
+	"github.com/entrepot-dev/entrepot/pkg/authn"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 	quetzv1 "github.com/entrepot-dev/entrepot/proto/entrepot/rest/quetz/v1"
@@ -47,14 +47,11 @@ func (d *dialect) createChannel(w http.ResponseWriter, r *http.Request) error {
 	}
 	req := &channelsv1.CreateChannelRequest{}
 	if f.require("name") {
-		req.Name, _ = f.string("name")
+		req.Name, _ = f.text("name")
+		f.atMost("name", req.Name, 50)
 	}
-	if s, ok := f.string("description"); ok {
-		if len([]rune(s)) > 300 {
-			f.fail("description", "string_too_long", "String should have at most 300 characters")
-		}
-		req.Description = s
-	}
+	req.Description, _ = f.string("description")
+	f.atMost("description", req.Description, 300)
 	private := f.bool("private", true)
 	req.Private = &private
 	if n, ok := f.int("size_limit"); ok {
@@ -63,8 +60,9 @@ func (d *dialect) createChannel(w http.ResponseWriter, r *http.Request) error {
 	if n, ok := f.int("ttl"); ok {
 		req.Ttl = &n
 	}
+	f.notNull("ttl", "int_type", noInt)
 	readMirror(f, req)
-	actions, given := f.strings("actions")
+	actions, given := readActions(f)
 	if err := f.err(); err != nil {
 		return err
 	}
@@ -88,6 +86,7 @@ func (d *dialect) createChannel(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	d.Files.Changed(ch.GetName()) // of which it may be known that there is none, also if what follows is refused
 	if isMirror(ch.GetKind()) && !given {
 		actions = []string{"synchronize_repodata"}
 	}
@@ -106,25 +105,39 @@ func (d *dialect) createChannel(w http.ResponseWriter, r *http.Request) error {
 			slog.WarnContext(r.Context(), "a mirror could not be announced to its upstream", "channel", ch.GetName(), "error", err)
 		}
 	}
-	d.Files.Changed(ch.GetId())
 	return writeNull(w, http.StatusCreated)
+}
+
+// maxActions bounds what is asked to be done with a new channel: each is a job.
+const maxActions = 100
+
+// readActions reads what is to be done at once. Absent differs from none.
+func readActions(f *form) (actions []string, given bool) {
+	items, given := f.items("actions", maxActions)
+	for i, item := range items {
+		if f.full() {
+			break
+		}
+		var action string
+		if json.Unmarshal(item, &action) != nil || actionKinds[action] == nil {
+			f.failAt(invalidField{
+				Type: "enum", Loc: []any{"body", "actions", i}, Msg: oneOf(actionNames), Input: item, Ctx: map[string]any{"expected": expected(actionNames)},
+			})
+		}
+		actions = append(actions, action)
+	}
+	return actions, given
 }
 
 // readMirror reads the fields that make a channel a mirror or a proxy.
 func readMirror(f *form, req *channelsv1.CreateChannelRequest) {
 	url, hasURL := f.string("mirror_channel_url")
-	mode, hasMode := f.string("mirror_mode")
-	if hasURL && !strings.HasPrefix(url, "http://") && !strings.HasPrefix(url, "https://") {
-		f.fail("mirror_channel_url", "string_pattern_mismatch", "String should match pattern '^(http|https)://.+'")
+	if hasURL {
+		f.httpURL("mirror_channel_url", url)
 	}
-	if hasMode && mode != "proxy" && mode != "mirror" {
-		f.fail("mirror_mode", "enum", "Input should be 'proxy' or 'mirror'")
-	}
-	switch {
-	case hasURL && !hasMode:
-		f.fail("mirror_mode", "value_error", "Value error, 'mirror_channel_url' provided but 'mirror_mode' is undefined")
-	case hasMode && !hasURL:
-		f.fail("mirror_channel_url", "value_error", "Value error, 'mirror_mode' provided but 'mirror_channel_url' is undefined")
+	mode, hasMode := "", false
+	if !f.isNull("mirror_mode") {
+		mode, hasMode = f.oneOf("mirror_mode", []string{"proxy", "mirror"})
 	}
 	var lists channelsv1.MirrorSettings
 	if meta := f.object("metadata"); meta != nil {
@@ -133,7 +146,16 @@ func readMirror(f *form, req *channelsv1.CreateChannelRequest) {
 		lists.Proxylist, _ = meta.strings("proxylist")
 		f.merge(meta)
 	}
-	if !hasURL || !hasMode {
+	switch {
+	case f.err() != nil: // the two are compared when each is one
+		return
+	case hasURL && !hasMode:
+		f.failWhole("'mirror_channel_url' provided but 'mirror_mode' is undefined")
+		return
+	case hasMode && !hasURL:
+		f.failWhole("'mirror_mode' provided but 'mirror_channel_url' is undefined")
+		return
+	case !hasURL:
 		return
 	}
 	req.Mirror = &lists
@@ -146,21 +168,17 @@ func readMirror(f *form, req *channelsv1.CreateChannelRequest) {
 
 // patchChannel changes what is present; null means null, absent means as it was.
 func (d *dialect) patchChannel(w http.ResponseWriter, r *http.Request) error {
-	name := r.PathValue("channel")
-	now, err := d.Channels.GetChannel(r.Context(), &channelsv1.GetChannelRequest{Channel: name})
+	f, now, err := d.channelForm(r, r.PathValue("channel"), isAny)
 	if err != nil {
 		return err
 	}
-	f, err := readForm(r)
-	if err != nil {
-		return err
+	if authn.FromContext(r.Context()).Anonymous() {
+		return fault.New(fault.Unauthenticated, "Not logged in")
 	}
 	settings := &channelsv1.Channel{}
 	var mask fieldmaskpb.FieldMask
-	for field := range f.fields {
-		switch field {
-		case "private", "ttl", "size_limit", "metadata":
-		default:
+	for _, field := range []string{"name", "description", "mirror_channel_url", "mirror_mode", "actions"} { // fields that are none are ignored
+		if f.has(field) {
 			return &statusError{http.StatusUnprocessableEntity, "attribute '" + field + "' of channel can not be changed"}
 		}
 	}
@@ -172,6 +190,7 @@ func (d *dialect) patchChannel(w http.ResponseWriter, r *http.Request) error {
 		settings.Ttl = n
 		mask.Paths = append(mask.Paths, "ttl")
 	}
+	f.notNull("ttl", "int_type", noInt)
 	if f.has("size_limit") {
 		if n, ok := f.int("size_limit"); ok {
 			if n < 0 {
@@ -183,12 +202,15 @@ func (d *dialect) patchChannel(w http.ResponseWriter, r *http.Request) error {
 	}
 	if meta := f.object("metadata"); meta != nil {
 		settings.Mirror = &channelsv1.MirrorSettings{}
-		for key, list := range map[string]*[]string{
-			"includelist": &settings.Mirror.Includelist, "excludelist": &settings.Mirror.Excludelist, "proxylist": &settings.Mirror.Proxylist,
+		for _, list := range []struct {
+			key string
+			to  *[]string
+		}{
+			{"includelist", &settings.Mirror.Includelist}, {"excludelist", &settings.Mirror.Excludelist}, {"proxylist", &settings.Mirror.Proxylist},
 		} {
-			if meta.has(key) && now.GetKind() != channelsv1.ChannelKind_CHANNEL_KIND_HOSTED { // which takes nothing from anywhere
-				*list, _ = meta.strings(key)
-				mask.Paths = append(mask.Paths, "mirror."+key)
+			if meta.has(list.key) && now.GetKind() != channelsv1.ChannelKind_CHANNEL_KIND_HOSTED { // which takes nothing from anywhere
+				*list.to, _ = meta.strings(list.key)
+				mask.Paths = append(mask.Paths, "mirror."+list.key)
 			}
 		}
 		f.merge(meta)
@@ -199,7 +221,7 @@ func (d *dialect) patchChannel(w http.ResponseWriter, r *http.Request) error {
 	if len(mask.Paths) == 0 { // nothing to change, but the right is asked for
 		settings.Private, mask.Paths = now.GetPrivate(), []string{"private"}
 	}
-	ch, err := d.Channels.UpdateChannel(r.Context(), &channelsv1.UpdateChannelRequest{Channel: name, Settings: settings, UpdateMask: &mask})
+	ch, err := d.Channels.UpdateChannel(r.Context(), &channelsv1.UpdateChannelRequest{Channel: now.GetName(), Settings: settings, UpdateMask: &mask})
 	if err != nil {
 		return err
 	}
@@ -261,7 +283,11 @@ func (d *dialect) listMembers(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (d *dialect) setMember(w http.ResponseWriter, r *http.Request) error {
-	username, role, err := memberForm(r)
+	f, _, err := d.channelForm(r, r.PathValue("channel"), isAny)
+	if err != nil {
+		return err
+	}
+	username, role, err := memberOf(f)
 	if err != nil {
 		return err
 	}
@@ -273,6 +299,9 @@ func (d *dialect) setMember(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (d *dialect) removeMember(w http.ResponseWriter, r *http.Request) error {
+	if _, err := d.ofKind(r, r.PathValue("channel"), isAny); err != nil {
+		return err
+	}
 	name := r.URL.Query().Get("username")
 	if name == "" {
 		return queryMissing("username")
@@ -298,13 +327,30 @@ func queryMissing(name string) error {
 	return invalidFields{{Type: "missing", Loc: []any{"query", name}, Msg: "Field required", Input: json.RawMessage("null")}}
 }
 
-// listed returns a channel that has package lists: hosted or mirror.
-func (d *dialect) listed(r *http.Request) (*channelsv1.Channel, error) {
-	ch, err := d.Channels.GetChannel(r.Context(), &channelsv1.GetChannelRequest{Channel: r.PathValue("channel")})
-	if err == nil && ch.GetKind() == channelsv1.ChannelKind_CHANNEL_KIND_PROXY {
-		return nil, kindError("proxy")
+// ofKind returns a channel that may be read, or refuses a route that channels of its kind do not have.
+func (d *dialect) ofKind(r *http.Request, name string, has func(channelsv1.ChannelKind) bool) (*channelsv1.Channel, error) {
+	ch, err := d.Channels.GetChannel(r.Context(), &channelsv1.GetChannelRequest{Channel: name})
+	if err == nil && !has(ch.GetKind()) {
+		return nil, kindError(modeOf(ch.GetKind()))
 	}
 	return ch, err
+}
+
+// channelForm reads the JSON object of a route of a channel. The order is the dialect's: what is no JSON is refused first,
+// then a channel that is not there, that may not be read, or whose kind does not have the route. What is wrong with the
+// fields comes after that, and the route's own right last.
+func (d *dialect) channelForm(r *http.Request, name string, has func(channelsv1.ChannelKind) bool) (*form, *channelsv1.Channel, error) {
+	f, err := readForm(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	ch, err := d.ofKind(r, name, has)
+	return f, ch, err
+}
+
+// listed returns a channel that has package lists: hosted or mirror.
+func (d *dialect) listed(r *http.Request) (*channelsv1.Channel, error) {
+	return d.ofKind(r, r.PathValue("channel"), isNoProxy)
 }
 
 // listedFor finds the channel for the routes of one package, of which a proxy has none. Who may not read the channel may yet have a role on the package:

@@ -1,15 +1,19 @@
 package quetz
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/entrepot-dev/entrepot/gateway/edge"
+	"github.com/entrepot-dev/entrepot/pkg/authn"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 	channelsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/channels/v1"
 	jobsv1 "github.com/entrepot-dev/entrepot/proto/entrepot/jobs/v1"
@@ -39,14 +43,13 @@ func init() {
 	}
 }
 
-// oneOf is how pydantic lists the values of an enumeration.
-func oneOf(values []string) string {
-	quoted := make([]string, len(values))
-	for i, v := range values {
-		quoted[i] = "'" + v + "'"
-	}
-	n := len(quoted) - 1
-	return "Input should be " + strings.Join(quoted[:n], ", ") + " or " + quoted[n]
+// oneOf is how pydantic says that a value is none of an enumeration's.
+func oneOf(values []string) string { return "Input should be " + expected(values) }
+
+// expected is how pydantic lists the values of an enumeration.
+func expected(values []string) string {
+	n := len(values) - 1
+	return "'" + strings.Join(values[:n], "', '") + "' or '" + values[n] + "'"
 }
 
 // queryStatuses reads the repeated parameter status.
@@ -122,6 +125,7 @@ func (j quetzJob) MarshalJSON() ([]byte, error) {
 var builtins = map[string]string{
 	"reindex": "reindex", "generate_indexes": "generate_indexes", "validate_packages": "validate_packages", "cleanup": "cleanup",
 	"cleanup_dry_run": "cleanup_dry_run", "pkgstore_cleanup": "cleanup", "pkgstore_cleanup_dry_run": "cleanup_dry_run",
+	"synchronize": "synchronize", "synchronize_repodata": "synchronize_repodata", "synchronize_metrics": "synchronize_metrics",
 }
 
 // notAllowed is how the dialect refuses what is about jobs to people who are logged in.
@@ -139,7 +143,7 @@ func (d *dialect) createJob(w http.ResponseWriter, r *http.Request) error {
 	}
 	req := &channelsv1.StartBuiltinJobRequest{}
 	if f.require("manifest") {
-		name, _ := f.string("manifest")
+		name, _ := f.text("manifest")
 		if req.Action = builtins[name]; req.Action == "" && f.err() == nil {
 			why := "no such built-in function, please provide plugin name"
 			if strings.Contains(name, ":") {
@@ -149,7 +153,7 @@ func (d *dialect) createJob(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if f.require("items_spec") {
-		req.ItemsSpec, _ = f.string("items_spec")
+		req.ItemsSpec, _ = f.text("items_spec")
 	}
 	req.StartAt, req.RepeatEverySeconds = readWhen(f)
 	if err := f.err(); err != nil {
@@ -161,6 +165,37 @@ func (d *dialect) createJob(w http.ResponseWriter, r *http.Request) error {
 	}
 	edge.WriteJSON(w, http.StatusCreated, "application/json", quetzJob{job})
 	return nil
+}
+
+// readAction reads an action, words what is wrong with it as the dialect does, and hands it to the route of the proto.
+func (d *dialect) readAction(next http.Handler) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		f, _, err := d.channelForm(r, r.PathValue("channel_name"), isAny)
+		if err != nil {
+			return err
+		}
+		f.require("action")
+		action, _ := f.oneOf("action", actionNames)
+		body := map[string]any{"action": action}
+		start, repeat := readWhen(f)
+		if start != nil {
+			body["start_at"] = start.AsTime()
+		}
+		if repeat != 0 {
+			body["repeat_every_seconds"] = repeat
+		}
+		if err := f.err(); err != nil {
+			return err
+		}
+		data, err := edge.MarshalJSON(body)
+		if err != nil {
+			return err
+		}
+		r.Body = io.NopCloser(bytes.NewReader(data))
+		r.Header.Set("Content-Type", "application/json")
+		next.ServeHTTP(w, r)
+		return nil
+	}
 }
 
 // readWhen reads when and how often a job runs.
@@ -180,9 +215,16 @@ func readWhen(f *form) (start *timestamppb.Timestamp, repeat int64) {
 // jobByID finds the job that the route names.
 func (d *dialect) jobByID(r *http.Request) (*jobsv1.Job, error) {
 	id := r.PathValue("id")
+	missing := fault.New(fault.NotFound, "Job with id %s not found", id)
+	if n, err := strconv.ParseInt(id, 10, 64); err == nil && n < 1 && !authn.FromContext(r.Context()).Anonymous() {
+		return nil, missing
+	}
 	job, err := d.Jobs.GetJob(r.Context(), &jobsv1.GetJobRequest{Id: id})
-	if fault.Is(err, fault.NotFound) {
-		return nil, fault.New(fault.NotFound, "Job with id %s not found", id)
+	switch {
+	case fault.Is(err, fault.NotFound):
+		return nil, missing
+	case fault.Is(err, fault.Invalid):
+		return nil, pathProblem("job_id", "int_parsing", noInt+", unable to parse string as an integer", id)
 	}
 	return job, notAllowed(err)
 }
@@ -202,13 +244,8 @@ func (d *dialect) patchJob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	status := ""
-	if f.require("status") {
-		status, _ = f.string("status")
-		if f.err() == nil && status != "cancelled" && status != "pending" && status != "running" {
-			f.fail("status", "enum", oneOf([]string{"cancelled", "pending", "running"}))
-		}
-	}
+	f.require("status")
+	status, _ := f.oneOf("status", []string{"cancelled", "pending", "running"})
 	force := f.bool("force", false)
 	if err := f.err(); err != nil {
 		return err

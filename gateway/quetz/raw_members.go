@@ -16,18 +16,16 @@ func membersOf(resp *channelsv1.ListMembersResponse) []member {
 	return out
 }
 
-// memberForm reads who shall have which role.
-func memberForm(r *http.Request) (username, role string, err error) {
-	f, err := readForm(r)
-	if err != nil {
-		return "", "", err
-	}
+// memberOf reads who shall have which role.
+func memberOf(f *form) (username, role string, err error) {
 	if f.require("username") {
-		username, _ = f.string("username")
+		username, _ = f.text("username")
 	}
 	if f.require("role") {
-		role, _ = f.string("role")
-		checkRole(f, role)
+		var ok bool
+		if role, ok = f.text("role"); ok {
+			checkRole(f, role)
+		}
 	}
 	return username, role, f.err()
 }
@@ -42,7 +40,14 @@ func (d *dialect) listPackageMembers(w http.ResponseWriter, r *http.Request) err
 }
 
 func (d *dialect) addPackageMember(w http.ResponseWriter, r *http.Request) error {
-	username, role, err := memberForm(r)
+	f, err := readForm(r)
+	if err != nil {
+		return err
+	}
+	if _, err := d.Channels.GetPackage(r.Context(), &channelsv1.GetPackageRequest{Channel: r.PathValue("channel"), Package: r.PathValue("package")}); err != nil {
+		return err
+	}
+	username, role, err := memberOf(f)
 	if err != nil {
 		return err
 	}
@@ -72,15 +77,18 @@ func (d *dialect) removePackageMember(w http.ResponseWriter, r *http.Request) er
 var packagePattern = regexp.MustCompile(`^[a-z0-9-_\.]*$`)
 
 func (d *dialect) createPackage(w http.ResponseWriter, r *http.Request) error {
-	f, err := readForm(r)
+	f, _, err := d.channelForm(r, r.PathValue("channel"), isHosted)
 	if err != nil {
 		return err
 	}
 	req := &channelsv1.CreatePackageRequest{Channel: r.PathValue("channel")}
 	if f.require("name") {
-		req.Name, _ = f.string("name")
-		if f.err() == nil && !packagePattern.MatchString(req.Name) {
-			f.fail("name", "string_pattern_mismatch", `String should match pattern '^[a-z0-9-_\.]*$'`)
+		var ok bool
+		if req.Name, ok = f.text("name"); ok {
+			f.atMost("name", req.Name, 1500)
+			if !packagePattern.MatchString(req.Name) {
+				f.failWith("name", "string_pattern_mismatch", "String should match pattern '"+packagePattern.String()+"'", map[string]any{"pattern": packagePattern.String()})
+			}
 		}
 	}
 	req.Summary, _ = f.string("summary")

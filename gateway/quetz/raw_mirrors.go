@@ -29,7 +29,11 @@ func (d *dialect) base(r *http.Request) string {
 }
 
 func (d *dialect) listMirrors(w http.ResponseWriter, r *http.Request) error {
-	resp, err := d.Channels.ListMirrors(r.Context(), &channelsv1.ListMirrorsRequest{Channel: r.PathValue("channel")})
+	ch, err := d.ofKind(r, r.PathValue("channel"), isNoProxy)
+	if err != nil {
+		return err
+	}
+	resp, err := d.Channels.ListMirrors(r.Context(), &channelsv1.ListMirrorsRequest{Channel: ch.GetName()})
 	if err != nil {
 		return err
 	}
@@ -42,16 +46,23 @@ func (d *dialect) listMirrors(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (d *dialect) registerMirror(w http.ResponseWriter, r *http.Request) error {
-	f, err := readForm(r)
+	f, _, err := d.channelForm(r, r.PathValue("channel"), isNoProxy)
 	if err != nil {
 		return err
 	}
 	req := &channelsv1.RegisterMirrorRequest{Channel: r.PathValue("channel"), RequestOrigin: d.base(r)}
 	if f.require("url") {
-		req.Url, _ = f.string("url")
+		req.Url, _ = f.text("url")
 	}
 	req.ApiEndpoint, _ = f.string("api_endpoint")
 	req.MetricsEndpoint, _ = f.string("metrics_endpoint")
+	for _, u := range []struct{ field, value string }{
+		{"url", req.GetUrl()}, {"api_endpoint", req.GetApiEndpoint()}, {"metrics_endpoint", req.GetMetricsEndpoint()},
+	} {
+		if u.value != "" && !strings.Contains(u.value, "${") { // of which the channel's own text says more
+			f.httpURL(u.field, u.value)
+		}
+	}
 	if err := f.err(); err != nil {
 		return err
 	}
@@ -62,7 +73,11 @@ func (d *dialect) registerMirror(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (d *dialect) deleteMirror(w http.ResponseWriter, r *http.Request) error {
-	_, err := d.Channels.DeleteMirror(r.Context(), &channelsv1.DeleteMirrorRequest{Channel: r.PathValue("channel"), Id: r.PathValue("id")})
+	ch, err := d.ofKind(r, r.PathValue("channel"), isNoProxy)
+	if err != nil {
+		return err
+	}
+	_, err = d.Channels.DeleteMirror(r.Context(), &channelsv1.DeleteMirrorRequest{Channel: ch.GetName(), Id: r.PathValue("id")})
 	if err != nil {
 		return err
 	}

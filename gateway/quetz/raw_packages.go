@@ -3,10 +3,12 @@ package quetz
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -43,12 +45,46 @@ func (d *dialect) listPackages(w http.ResponseWriter, r *http.Request) error {
 
 func (d *dialect) deletePackage(w http.ResponseWriter, r *http.Request) error {
 	channel := r.PathValue("channel")
+	// Who may not see the files may not delete them either, and is told so below.
+	files, _ := d.Channels.ListFiles(r.Context(), &channelsv1.ListFilesRequest{Channel: channel, Package: r.PathValue("package"), NewestFirst: true, PageSize: 100})
 	_, err := d.Channels.DeletePackage(r.Context(), &channelsv1.DeletePackageRequest{Channel: channel, Package: r.PathValue("package")})
 	if err != nil {
 		return err
 	}
-	d.Files.Changed(channel)
+	bySubdir := map[string]string{} // each has an index of its own
+	for _, f := range files.GetFiles() {
+		bySubdir[f.GetSubdir()] = f.GetPath()
+	}
+	d.awaitIndex(r.Context(), channel, slices.Sorted(maps.Values(bySubdir))...)
 	return writeNull(w, http.StatusOK)
+}
+
+// indexWithin bounds how long the answer to a deletion waits for the index: most need some tens of milliseconds, and no
+// request shall wait for one that is large or late.
+const indexWithin = 200 * time.Millisecond
+
+// awaitIndex waits a moment for the indexes that list deleted files to follow, one file of each, so that who reads an
+// index after the answer finds in it what can be had. It is a courtesy: the edge that took the deletion does not serve the
+// files in any case.
+func (d *dialect) awaitIndex(ctx context.Context, channel string, paths ...string) {
+	ctx, cancel := context.WithTimeout(authn.WithSelf(ctx), indexWithin)
+	defer cancel()
+	for wait := 10 * time.Millisecond; len(paths) > 0; {
+		got, err := d.Channels.Resolve(ctx, &channelsv1.ResolveRequest{Channel: channel, Path: paths[0]})
+		if err != nil {
+			return
+		}
+		if !got.GetFound() {
+			paths = paths[1:]
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+			wait *= 2
+		}
+	}
 }
 
 // packageVersion is Quetz's PackageVersion.
@@ -234,13 +270,10 @@ func (d *dialect) getVersion(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (d *dialect) deleteVersion(w http.ResponseWriter, r *http.Request) error {
-	channel := r.PathValue("channel")
-	_, err := d.Channels.DeleteFile(r.Context(), &channelsv1.DeleteFileRequest{
-		Channel: channel, Path: r.PathValue("platform") + "/" + r.PathValue("filename"),
-	})
-	if err != nil {
+	channel, path := r.PathValue("channel"), r.PathValue("platform")+"/"+r.PathValue("filename")
+	if _, err := d.Channels.DeleteFile(r.Context(), &channelsv1.DeleteFileRequest{Channel: channel, Path: path}); err != nil {
 		return err
 	}
-	d.Files.Changed(channel)
+	d.awaitIndex(r.Context(), channel, path)
 	return writeNull(w, http.StatusOK)
 }

@@ -124,7 +124,7 @@ func (d *dialect) setRole(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	name, _ := f.string("role") // null takes the role away
-	if name != "" || (f.has("role") && string(f.fields["role"]) != "null" && f.err() == nil) {
+	if name != "" || (f.has("role") && !f.isNull("role") && f.err() == nil) {
 		checkRole(f, name)
 	}
 	if err := f.err(); err != nil {
@@ -143,7 +143,8 @@ func (d *dialect) setRole(w http.ResponseWriter, r *http.Request) error {
 // checkRole wants one of the three.
 func checkRole(f *form, name string) {
 	if name != "owner" && name != "maintainer" && name != "member" {
-		f.fail("role", "string_pattern_mismatch", "String should match pattern 'owner|maintainer|member'")
+		const pattern = "owner|maintainer|member"
+		f.failWith("role", "string_pattern_mismatch", "String should match pattern '"+pattern+"'", map[string]any{"pattern": pattern})
 	}
 }
 

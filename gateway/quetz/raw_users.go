@@ -1,6 +1,7 @@
 package quetz
 
 import (
+	"encoding/json"
 	"net/http"
 	"strings"
 	"time"
@@ -64,6 +65,43 @@ func (d *dialect) listKeys(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// maxKeyRoles bounds the roles of a key: each is looked at whenever the key is used.
+const maxKeyRoles = 1000
+
+// readRoles reads the roles that a key is narrowed to.
+func readRoles(f *form) (out []*identityv1.RoleGrant) {
+	items, _ := f.items("roles", maxKeyRoles)
+	for i, item := range items {
+		if f.full() {
+			break
+		}
+		sub := &form{raw: item, at: []any{"body", "roles", i}}
+		if json.Unmarshal(item, &sub.fields) != nil || sub.fields == nil {
+			f.failAt(invalidField{Type: "model_attributes_type", Loc: sub.at, Msg: noObject, Input: item})
+			continue
+		}
+		var channel string
+		if sub.require("channel") {
+			channel, _ = sub.text("channel")
+		}
+		pkg, _ := sub.string("package")
+		role := ""
+		if sub.require("role") {
+			if name, ok := sub.text("role"); ok {
+				role = name
+				checkRole(sub, role)
+			}
+		}
+		f.merge(sub)
+		resource := "channel/" + channel
+		if pkg != "" {
+			resource = "package/" + channel + "/" + pkg
+		}
+		out = append(out, &identityv1.RoleGrant{Role: role, Resource: resource})
+	}
+	return out
+}
+
 func (d *dialect) createKey(w http.ResponseWriter, r *http.Request) error {
 	f, err := readForm(r)
 	if err != nil {
@@ -71,7 +109,7 @@ func (d *dialect) createKey(w http.ResponseWriter, r *http.Request) error {
 	}
 	req := &identityv1.CreateApiKeyRequest{}
 	if f.require("description") {
-		req.Description, _ = f.string("description")
+		req.Description, _ = f.text("description")
 	}
 	if s, ok := f.string("expire_at"); ok && s != "" {
 		t, err := parseTime(s)
@@ -80,21 +118,9 @@ func (d *dialect) createKey(w http.ResponseWriter, r *http.Request) error {
 		}
 		req.ExpireTime = timestamppb.New(t.Truncate(24 * time.Hour).Add(24 * time.Hour))
 	}
-	var roles []struct {
-		Channel string `json:"channel"`
-		Package string `json:"package"`
-		Role    string `json:"role"`
-	}
-	f.value("roles", &roles, "list_type", "Input should be a valid list")
+	req.Roles = readRoles(f)
 	if err := f.err(); err != nil {
 		return err
-	}
-	for _, role := range roles {
-		resource := "channel/" + role.Channel
-		if role.Package != "" {
-			resource = "package/" + role.Channel + "/" + role.Package
-		}
-		req.Roles = append(req.Roles, &identityv1.RoleGrant{Role: role.Role, Resource: resource})
 	}
 	resp, err := d.Identity.CreateApiKey(r.Context(), req)
 	if err != nil {

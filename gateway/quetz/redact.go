@@ -3,6 +3,7 @@ package quetz
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"strings"
 
 	"github.com/entrepot-dev/entrepot/gateway/edge"
@@ -20,6 +21,10 @@ func withoutSecrets(problems invalidFields) []invalidField {
 	out := make([]invalidField, len(problems))
 	for i, p := range problems {
 		last, _ := p.Loc[len(p.Loc)-1].(string)
+		if len(p.Input) > maxInput {
+			// A part of it is no JSON, and who reads a part cannot tell a secret.
+			p.Input = json.RawMessage(fmt.Sprintf(`"(%d bytes, too long to repeat)"`, len(p.Input)))
+		}
 		p.Input = redactInput(last, p.Input)
 		out[i] = p
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -49,8 +50,10 @@ func parseSearch(q string, keys map[string]bool) ([]*channelsv1.SearchTerm, erro
 			}
 			term.Field, term.Values, term.Negate = bare, nil, term.Negate != minus
 			for v := range strings.SplitSeq(values, ",") {
-				if bare == "private" {
-					v = strings.ToLower(v)
+				if bare == "private" { // as its words for true and false are many
+					if b, err := parseBool(v); err == nil {
+						v = strconv.FormatBool(b)
+					}
 				}
 				if v != "" {
 					term.Values = append(term.Values, v)
@@ -163,7 +166,13 @@ func (d *dialect) searchPackages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	found, err := d.Channels.SearchPackages(r.Context(), &channelsv1.SearchPackagesRequest{Terms: terms, Ranked: ranked})
+	limit := int64(0) // all, as in Quetz
+	if text := r.URL.Query().Get("limit"); text != "" {
+		if limit, err = strconv.ParseInt(text, 10, 64); err != nil || limit < 1 {
+			return queryProblem("limit", "greater_than_equal", "Input should be an integer greater than or equal to 1", text)
+		}
+	}
+	found, err := d.Channels.SearchPackages(r.Context(), &channelsv1.SearchPackagesRequest{Terms: terms, Ranked: ranked, Limit: limit})
 	if err != nil {
 		return err
 	}

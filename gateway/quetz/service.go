@@ -105,7 +105,7 @@ func (s *Service) ListPackages(ctx context.Context, req *quetzv1.ListPackagesReq
 
 // actionNames are the actions in the order in which the dialect lists them.
 var actionNames = []string{
-	"synchronize", "synchronize_repodata", "validate_packages", "generate_indexes", "reindex", "synchronize_metrics", "cleanup", "cleanup_dry_run",
+	"synchronize", "synchronize_repodata", "reindex", "generate_indexes", "validate_packages", "synchronize_metrics", "cleanup", "cleanup_dry_run",
 }
 
 // actionKinds says which channels take which action.
@@ -125,6 +125,9 @@ func isAny(channelsv1.ChannelKind) bool { return true }
 func isHosted(k channelsv1.ChannelKind) bool { return k == channelsv1.ChannelKind_CHANNEL_KIND_HOSTED }
 
 func isMirror(k channelsv1.ChannelKind) bool { return k == channelsv1.ChannelKind_CHANNEL_KIND_MIRROR }
+
+// isNoProxy: channels that know their packages, and have mirrors.
+func isNoProxy(k channelsv1.ChannelKind) bool { return k != channelsv1.ChannelKind_CHANNEL_KIND_PROXY }
 
 // RunAction starts an action.
 func (s *Service) RunAction(ctx context.Context, req *quetzv1.ActionRequest) (*quetzv1.Job, error) {
@@ -205,9 +208,9 @@ func pageOf(skip, limit *int64) (int64, int64, error) {
 	}
 	switch {
 	case s < 0:
-		return 0, 0, fault.Field("skip", "skip must not be negative")
+		return 0, 0, badQuery("skip", "skip must not be negative")
 	case l < -1:
-		return 0, 0, fault.Field("limit", "limit must be -1, for all, or not negative")
+		return 0, 0, badQuery("limit", "limit must be -1, for all, or not negative")
 	}
 	return s, l, nil
 }
@@ -240,7 +243,7 @@ func orderOf(s string) (string, error) {
 	key, dir, hasDir := strings.Cut(first, ":")
 	name := map[string]string{"": "name", "name": "name", "latest_change": "update_time"}[key]
 	if name == "" || (hasDir && dir != "asc" && dir != "desc") {
-		return "", fault.Field("order_by", "order_by takes name or latest_change, each with :asc or :desc")
+		return "", badQuery("order_by", "order_by takes name or latest_change, each with :asc or :desc")
 	}
 	if key != "" && dir != "asc" { // no direction means descending
 		return "-" + name, nil
