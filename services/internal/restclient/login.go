@@ -70,7 +70,7 @@ func (c *Client) withCookies(ctx context.Context, u *url.URL, body []byte, cooki
 
 // SetPassword gives a user a password. One's own needs the old one; an empty new one takes it away.
 func (c *Client) SetPassword(ctx context.Context, username, oldPassword, newPassword string) error {
-	in := &identityv1.SetPasswordRequest{OldPassword: oldPassword, NewPassword: newPassword}
+	in := &identityv1.SetPasswordRequest{OldPassword: oldPassword, NewPassword: &newPassword}
 	return c.call(ctx, http.MethodPut, c.api(nil, "users", username, "password"), in, nil)
 }
 

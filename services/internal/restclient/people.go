@@ -95,6 +95,19 @@ func (c *Client) UpdateChannel(ctx context.Context, channel string, settings *ch
 	return out, c.call(ctx, http.MethodPatch, c.api(values("update_mask", fields), "channels", channel), settings, out)
 }
 
+// NamespaceUsage says what the channels of each namespace hold and may hold together.
+func (c *Client) NamespaceUsage(ctx context.Context) ([]*channelsv1.NamespaceUsage, error) {
+	out := &channelsv1.ListNamespaceUsageResponse{}
+	err := c.call(ctx, http.MethodGet, c.api(nil, "namespace-usage"), nil, out)
+	return out.GetUsages(), err
+}
+
+// SetNamespaceLimit sets how much the channels of a namespace may hold together; nil takes the limit away.
+func (c *Client) SetNamespaceLimit(ctx context.Context, namespace string, limit *int64) (*channelsv1.NamespaceUsage, error) {
+	out := &channelsv1.NamespaceUsage{}
+	return out, c.call(ctx, http.MethodPut, c.api(nil, "namespaces", namespace, "limit"), &channelsv1.SetNamespaceLimitRequest{SizeLimit: limit}, out)
+}
+
 // Mirrors lists the registered mirrors of a channel.
 func (c *Client) Mirrors(ctx context.Context, channel string) ([]*channelsv1.RegisteredMirror, error) {
 	out := &channelsv1.ListMirrorsResponse{}

@@ -28,7 +28,7 @@ The first start makes a server owner and writes the API key to <data-dir>/admin-
 			}
 			p, err := platform.New(cfg, platform.Options{
 				GCPercent: gcPercent(os.Getenv("GOGC")), Version: Version, PGBin: os.Getenv("ENTREPOT_PG_BIN"),
-				OnReady: func(r platform.Ready) { announce(cmd.OutOrStdout(), r) },
+				OnReady: func(r platform.Ready) { announce(cmd.OutOrStdout(), r, cfg.Dev) },
 			})
 			if err != nil {
 				return err
@@ -40,8 +40,9 @@ The first start makes a server owner and writes the API key to <data-dir>/admin-
 	return cmd
 }
 
-// announce prints where the platform is. The first key is shown on a terminal only: elsewhere output ends up in logs.
-func announce(w io.Writer, r platform.Ready) {
+// announce prints where the platform is. The first key is shown on a terminal only: elsewhere output ends up in logs. In
+// development it is shown anywhere, in the words that scripts made for Quetz look for.
+func announce(w io.Writer, r platform.Ready, dev bool) {
 	if r.URL != "" {
 		fmt.Fprintf(w, "Entrepot is ready at %s\n", r.URL)
 	} else {
@@ -52,10 +53,15 @@ func announce(w io.Writer, r platform.Ready) {
 	}
 	fmt.Fprintf(w, "The first administrator's API key is in %s\n", r.AdminKeyFile)
 	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	if !dev && (!ok || !term.IsTerminal(int(f.Fd()))) {
 		return
 	}
-	if key, err := os.ReadFile(r.AdminKeyFile); err == nil {
+	key, err := os.ReadFile(r.AdminKeyFile)
+	switch {
+	case err != nil:
+	case dev:
+		fmt.Fprintf(w, "Test API key created for user \"alice\": %s\n", strings.TrimSpace(string(key)))
+	default:
 		fmt.Fprintf(w, "  %s\n", strings.TrimSpace(string(key)))
 	}
 }

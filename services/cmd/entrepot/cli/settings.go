@@ -85,7 +85,13 @@ func loadSettings(cmd *cobra.Command) (platform.Config, error) {
 	if err != nil {
 		return cfg, err
 	}
-	return cfg, cfg.Validate()
+	if err := cfg.Validate(); err != nil {
+		return cfg, err
+	}
+	for _, doubt := range cfg.Doubts() {
+		fmt.Fprintln(cmd.ErrOrStderr(), "entrepot: warning:", doubt)
+	}
+	return cfg, nil
 }
 
 // readSecretFile reads a secret that stands alone in a file; no name means no secret.

@@ -97,26 +97,72 @@ func (a *app) adminQuotaCommand() *cobra.Command {
 		Example: "  entrepot admin quota set tools 50GiB",
 		RunE: a.run(func(cmd *cobra.Command, c *restclient.Client, args []string) error {
 			to := &channelsv1.Channel{}
-			if args[1] != noRole {
-				size, err := parseSize(args[1])
-				if err != nil {
-					return err
-				}
-				to.SizeLimit = &size
+			var err error
+			if to.SizeLimit, err = parseLimit(args[1]); err != nil {
+				return err
 			}
 			ch, err := c.UpdateChannel(cmd.Context(), args[0], to, "size_limit")
 			if err != nil {
 				return fmt.Errorf("set the quota of %s: %w", args[0], err)
 			}
-			limit := "no limit"
-			if ch.SizeLimit != nil {
-				limit = "a limit of " + progress.Bytes(ch.GetSizeLimit())
-			}
-			note(cmd, "%s has %s and takes %s", ch.GetName(), limit, progress.Bytes(ch.GetSize()))
+			note(cmd, "%s has %s and takes %s", ch.GetName(), limitText(ch.SizeLimit), progress.Bytes(ch.GetSize()))
 			return nil
 		}),
 	}
-	return group("quota", "Show and change how much channels may hold", list, set)
+	namespaces := &cobra.Command{
+		Use: "namespaces", Short: "Show what the channels of each namespace take and may take together", Args: want(),
+		RunE: a.run(func(cmd *cobra.Command, c *restclient.Client, _ []string) error {
+			all, err := c.NamespaceUsage(cmd.Context())
+			if err != nil {
+				return fmt.Errorf("list namespaces: %w", err)
+			}
+			rows := [][]string{{"NAMESPACE", "CHANNELS", "SIZE", "LIMIT"}}
+			for _, u := range all {
+				limit := "-"
+				if u.SizeLimit != nil {
+					limit = progress.Bytes(u.GetSizeLimit())
+				}
+				rows = append(rows, []string{u.GetNamespace(), strconv.FormatInt(u.GetChannelCount(), 10), progress.Bytes(u.GetSize()), limit})
+			}
+			return printList(a, cmd, all, rows)
+		}),
+	}
+	a.outputFlag(namespaces)
+	setNamespace := &cobra.Command{
+		Use: "set-namespace NAMESPACE SIZE|none", Short: "Set how much the channels of a namespace may hold together", Args: want("NAMESPACE", "SIZE"),
+		Long: "Sets how many bytes the files of all channels of a namespace may take together, beside the limit that each may have; none\n" +
+			"takes the limit away. A file that two of them have counts twice. What is there already stays.",
+		Example: "  entrepot admin quota set-namespace science 500GiB",
+		RunE: a.run(func(cmd *cobra.Command, c *restclient.Client, args []string) error {
+			limit, err := parseLimit(args[1])
+			if err != nil {
+				return err
+			}
+			u, err := c.SetNamespaceLimit(cmd.Context(), args[0], limit)
+			if err != nil {
+				return fmt.Errorf("set the quota of namespace %s: %w", args[0], err)
+			}
+			note(cmd, "namespace %s has %s and takes %s", u.GetNamespace(), limitText(u.SizeLimit), progress.Bytes(u.GetSize()))
+			return nil
+		}),
+	}
+	return group("quota", "Show and change how much channels and namespaces may hold", list, set, namespaces, setNamespace)
+}
+
+// parseLimit reads a size, or none.
+func parseLimit(s string) (*int64, error) {
+	if s == noRole {
+		return nil, nil
+	}
+	n, err := parseSize(s)
+	return &n, err
+}
+
+func limitText(limit *int64) string {
+	if limit == nil {
+		return "no limit"
+	}
+	return "a limit of " + progress.Bytes(*limit)
 }
 
 // parseSize reads bytes as the configuration does, or a plain number.

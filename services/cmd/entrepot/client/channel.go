@@ -18,7 +18,7 @@ import (
 func (a *app) channelCommand() *cobra.Command {
 	return group("channel", "Make, mirror, show and delete channels",
 		a.channelCreateCommand(), a.channelListCommand(), a.channelShowCommand(), a.channelSyncCommand(), a.channelRemoteCommand(), a.channelMetricsCommand(),
-		a.channelImportCommand(), a.channelMemberCommand(), a.channelMirrorCommand(), a.channelConfigCommand(), a.channelWebhookCommand(), a.channelDeleteCommand())
+		a.channelImportCommand(), a.channelMemberCommand(), a.channelMirrorCommand(), a.channelConfigCommand(), a.channelScheduleCommand(), a.channelWebhookCommand(), a.channelDeleteCommand())
 }
 
 func kindName(k channelsv1.ChannelKind) string {
@@ -110,15 +110,20 @@ func channelLines(ch *channelsv1.Channel, url string) [][]string {
 	return lines
 }
 
-func syncLines(st *syncv1.SyncStatus) [][]string {
+func syncLines(st *syncv1.SyncStatus) (lines [][]string) {
+	if p := st.GetPoll(); p != nil {
+		lines = append(lines, []string{"Last poll:", when(p.GetPollTime())}, []string{"Last change:", when(p.GetChangeTime())})
+		if p.GetError() != "" {
+			lines = append(lines, []string{"Poll failed:", p.GetError()})
+		}
+	}
 	if st.GetLast() == nil {
-		return [][]string{{"Last sync:", "never"}}
+		return append(lines, []string{"Last sync:", "never"})
 	}
 	l := st.GetLast()
-	lines := [][]string{
-		{"Last sync:", when(st.GetLastTime())},
-		{"", fmt.Sprintf("revision %d: %d added, %d unchanged, %d removed, %d failed", l.GetRevision(), l.GetAdded(), l.GetUnchanged(), l.GetRemoved(), l.GetFailed())},
-	}
+	lines = append(lines,
+		[]string{"Last sync:", when(st.GetLastTime())},
+		[]string{"", fmt.Sprintf("revision %d: %d added, %d unchanged, %d removed, %d failed", l.GetRevision(), l.GetAdded(), l.GetUnchanged(), l.GetRemoved(), l.GetFailed())})
 	for _, f := range l.GetFailures() {
 		lines = append(lines, []string{"Failed:", f.GetPath() + ": " + f.GetError()})
 	}

@@ -143,6 +143,12 @@ func TestNativeAPI(t *testing.T) {
 	if ch["size_limit"] != float64(1<<40) || ch["ttl"] != 36000.0 || ch["kind"] != "CHANNEL_KIND_HOSTED" {
 		t.Errorf("channel: %v", ch)
 	}
+	if got := call("SetNamespaceLimit", "PUT", "/namespaces/acme/limit", obj{"size_limit": 1 << 40}, 200); got["namespace"] != "acme" || got["size_limit"] != float64(1<<40) || got["channel_count"] != 1.0 {
+		t.Errorf("limit: %v", got)
+	}
+	if got := call("ListNamespaceUsage", "GET", "/namespace-usage", nil, 200); len(got["usages"].([]any)) != 2 {
+		t.Errorf("usage: %v", got)
+	}
 	call("GetChannel", "GET", "/channels/nat", nil, 200)
 	call("ListChannels", "GET", "/channels?namespace=acme", nil, 200)
 	if got := call("UpdateChannel", "PATCH", "/channels/nat", obj{"description": "new", "private": true}, 200); got["description"] != "new" || got["size_limit"] != float64(1<<40) {
@@ -253,6 +259,13 @@ func TestNativeAPI(t *testing.T) {
 	call("UpdateWebhook", "PUT", "/channels/nat/webhooks/"+hook, obj{"url": "http://127.0.0.1:39999/hook", "disabled": true}, 200)
 	call("ListDeliveries", "GET", "/channels/nat/webhooks/"+hook+"/deliveries", nil, 200)
 	call("DeleteWebhook", "DELETE", "/channels/nat/webhooks/"+hook, nil, 200)
+	if got := call("SetSchedule", "PUT", "/channels/mir/schedules/poll", obj{"repeat_every_seconds": 3600, "start_at": "2099-01-01T00:00:00Z"}, 200); got["action"] != "poll" || got["next_time"] != "2099-01-01T00:00:00Z" {
+		t.Errorf("schedule: %v", got)
+	}
+	if got := call("ListSchedules", "GET", "/channels/mir/schedules", nil, 200); len(got["schedules"].([]any)) != 1 {
+		t.Errorf("schedules: %v", got)
+	}
+	call("DeleteSchedule", "DELETE", "/channels/mir/schedules/poll", nil, 200)
 	call("ImportCounts", "POST", "/channels/nat/metrics/imports", obj{"source_id": "6f1f9c2e-6a1c-4b7c-9d38-0d5a4a6f3a11", "source": "elsewhere", "files": []obj{{
 		"path": p.subdir + "/" + p.filename, "interval": "INTERVAL_DAY", "series": []obj{{"time": "2025-01-02T00:00:00Z", "count": 3}},
 	}}}, 200)

@@ -18,6 +18,7 @@ func TestPasswords(t *testing.T) {
 	admin := w.Admin().In(t)
 	admin.Must(201, "POST", "/api/channels", map[string]any{"name": "priv", "private": true})
 	admin.Must(200, "PUT", "/entrepot/v1/users/bob/password", map[string]any{"new_password": password})
+	admin.Must(400, "PUT", "/entrepot/v1/users/bob/password", map[string]any{"password": "of another field"}) // and bob has his still
 	in := func(t *testing.T, want int, name, password string) *browser {
 		t.Helper()
 		b := newBrowser(t, w)

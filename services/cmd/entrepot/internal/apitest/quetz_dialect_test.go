@@ -213,6 +213,7 @@ func TestQuetzErrors(t *testing.T) {
 		"no action":                       {owner, request{Method: "PUT", Path: base + "/actions", Body: obj(`{}`)}, 422, "Field required"},
 
 		"no such job":               {owner, request{Method: "GET", Path: "/api/jobs/4711"}, 404, "Job with id 4711 not found"},
+		"no such job either":        {owner, request{Method: "GET", Path: "/api/jobs/-1"}, 404, "Job with id -1 not found"},
 		"no job id":                 {owner, request{Method: "GET", Path: "/api/jobs/x"}, 422, ""},
 		"no such key":               {owner, request{Method: "DELETE", Path: "/api/api-keys/abcdefghijkl"}, 404, "key 'abcdefghijkl' does not exist"},
 		"a key for no channel":      {owner, post("/api/api-keys", obj(`{"description":"x","roles":[{"channel":"none","role":"member"}]}`)), 404, "Channel none not found"},
@@ -220,7 +221,6 @@ func TestQuetzErrors(t *testing.T) {
 		"a key of a strange role":   {owner, post("/api/api-keys", obj(`{"description":"x","roles":[{"channel":"`+ch.name+`","role":"boss"}]}`)), 422, ""},
 		"a key without description": {owner, post("/api/api-keys", obj(`{}`)), 422, "Field required"},
 		"a key with no date":        {owner, post("/api/api-keys", obj(`{"description":"x","expire_at":"soon"}`)), 422, "Input should be a valid date"},
-		"a key of the past":         {owner, post("/api/api-keys", obj(`{"description":"x","expire_at":"2001-01-01"}`)), 422, ""},
 		"no such user":              {anonymous, request{Method: "GET", Path: "/api/dummylogin/nobody"}, 404, "User 'nobody' not found"},
 		"no route":                  {owner, request{Method: "GET", Path: "/api/nothing"}, 404, "Not Found"},
 		"no method":                 {owner, request{Method: "DELETE", Path: "/api/me"}, 405, "Method Not Allowed"},

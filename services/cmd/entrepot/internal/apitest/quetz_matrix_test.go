@@ -22,6 +22,9 @@ type rightsRow struct {
 	want        []int // in the order of the file's columns
 }
 
+// unasked stands for a cell that another row is about.
+const unasked = 0
+
 // rightsTable reads the hand-written table: the names of the people, and the rows.
 func rightsTable(t *testing.T) (people []string, rows []rightsRow) {
 	t.Helper()
@@ -35,6 +38,10 @@ func rightsTable(t *testing.T) (people []string, rows []rightsRow) {
 	for _, line := range all[1:] {
 		row := rightsRow{route: line[0], kase: line[1]}
 		for _, cell := range line[2:] {
+			if cell == "-" {
+				row.want = append(row.want, unasked)
+				continue
+			}
 			n, err := strconv.Atoi(cell)
 			if err != nil {
 				t.Fatalf("%s: %v", line[0], err)
@@ -63,6 +70,7 @@ type cast struct {
 // stage is a private channel with one of everything, and what the cases need beside it.
 type stage struct {
 	channel, mirror, source string // source is readable by all, to copy from
+	open                    string // as channel, but public: who may read it may not therefore write
 	pkg                     *pkg
 	scoped, expired         string
 	victim                  string // a user to be changed
@@ -102,23 +110,29 @@ func (c *cast) newStage() *stage {
 		c.t.Fatal(err)
 	}
 	admin := c.Admin().In(c.t)
-	s := &stage{channel: c.name(), mirror: c.name(), source: c.name(), pkg: all[0], victim: "v" + c.name()}
+	s := &stage{channel: c.name(), mirror: c.name(), source: c.name(), open: c.name(), pkg: all[0], victim: "v" + c.name()}
 	admin.Must(201, "POST", "/api/channels", map[string]any{"name": s.channel})
 	admin.Must(201, "POST", "/api/channels", map[string]any{"name": s.source, "private": false})
 	admin.Must(201, "POST", "/api/channels", map[string]any{"name": s.mirror, "mirror_channel_url": c.upstream, "mirror_mode": "mirror", "actions": []any{}})
-	for _, channel := range []string{s.channel, s.mirror} {
+	admin.Must(201, "POST", "/api/channels", map[string]any{"name": s.open, "private": false})
+	for _, channel := range []string{s.channel, s.mirror, s.open} {
 		for _, role := range []string{"owner", "maintainer", "member"} {
 			admin.Must(201, "POST", "/api/channels/"+channel+"/members", map[string]any{"username": role, "role": role})
 		}
 	}
-	admin.Must(201, "POST", "/api/channels/"+s.channel+"/upload/"+s.pkg.filename+"?sha256=", s.pkg.data)
 	admin.Must(201, "POST", "/api/channels/"+s.source+"/upload/"+all[2].filename+"?sha256=", all[2].data)
-	for who, role := range map[string]string{"pkgowner": "owner", "pkgmaintainer": "maintainer", "pkgmember": "member"} {
-		admin.Must(201, "POST", "/api/channels/"+s.channel+"/packages/"+s.pkg.name+"/members", map[string]any{"username": who, "role": role})
+	for _, channel := range []string{s.channel, s.open} {
+		admin.Must(201, "POST", "/api/channels/"+channel+"/upload/"+s.pkg.filename+"?sha256=", s.pkg.data)
+		for who, role := range map[string]string{"pkgowner": "owner", "pkgmaintainer": "maintainer", "pkgmember": "member"} {
+			admin.Must(201, "POST", "/api/channels/"+channel+"/packages/"+s.pkg.name+"/members", map[string]any{"username": who, "role": role})
+		}
 	}
 	admin.Must(201, "POST", "/api/channels/"+s.channel+"/mirrors", map[string]any{"url": c.URL + "/get/" + s.mirror})
 	// Who made them goes, so that what the server's owner may do here follows from that role alone.
-	for _, path := range []string{"/api/channels/" + s.channel, "/api/channels/" + s.mirror, "/api/channels/" + s.channel + "/packages/" + s.pkg.name} {
+	for _, path := range []string{
+		"/api/channels/" + s.channel, "/api/channels/" + s.channel + "/packages/" + s.pkg.name,
+		"/api/channels/" + s.open, "/api/channels/" + s.open + "/packages/" + s.pkg.name, "/api/channels/" + s.mirror,
+	} {
 		admin.Must(200, "DELETE", path+"/members?username=alice", nil)
 	}
 	var mirrors []struct{ ID string }
@@ -155,7 +169,7 @@ func (c *cast) prepare(rows []rightsRow) {
 	n := 0
 	for _, row := range rows {
 		for _, want := range row.want {
-			if row.uses() && want < 300 {
+			if row.uses() && want < 300 && want != unasked {
 				n++
 			}
 		}
@@ -195,12 +209,16 @@ func (c *cast) request(t testing.TB, row rightsRow, who string, s *stage) platfo
 	}
 	next := all[1] // another version of the package that is there
 	method, pattern, _ := strings.Cut(row.route, " ")
+	channel := s.channel
+	if kase, ok := strings.CutPrefix(row.kase, "public "); ok {
+		channel, row.kase = s.open, kase
+	}
 	provider, username := "github", s.victim
 	if strings.Contains(pattern, "dummylogin") {
 		username = "dave"
 	}
 	path := strings.NewReplacer(
-		"{channel}", s.channel, "{channel_name}", s.channel, "{package}", s.pkg.name, "{package_name}", s.pkg.name,
+		"{channel}", channel, "{channel_name}", channel, "{package}", s.pkg.name, "{package_name}", s.pkg.name,
 		"{platform}", s.pkg.subdir, "{filename}", s.pkg.filename, "{path...}", s.pkg.subdir+"/"+s.pkg.filename,
 		"{key}", s.victimKey, "{username}", username, "{provider}", provider,
 	).Replace(pattern)
@@ -293,7 +311,9 @@ var uses = []string{
 }
 
 // uses reports whether a success of the row uses its stage up.
-func (r rightsRow) uses() bool { return slices.Contains(uses, r.route) && r.kase != "force" }
+func (r rightsRow) uses() bool {
+	return slices.Contains(uses, r.route) && !strings.HasSuffix(r.kase, "force")
+}
 
 // walk asks for one row as everybody and calls wrong for each cell that is not as written. It returns the stage that the
 // next row stands on.
@@ -318,7 +338,7 @@ func (c *cast) walk(t testing.TB, people []string, row rightsRow, s *stage, wron
 	var asking sync.WaitGroup
 	var used sync.Map
 	for i := range people {
-		if changes && row.want[i] < 300 {
+		if row.want[i] == unasked || changes && row.want[i] < 300 {
 			continue
 		}
 		asking.Go(func() {
@@ -332,7 +352,7 @@ func (c *cast) walk(t testing.TB, people []string, row rightsRow, s *stage, wron
 		s = c.fresh()
 	}
 	for i := range people {
-		if changes && row.want[i] < 300 && ask(i, s) < 300 {
+		if changes && row.want[i] < 300 && row.want[i] != unasked && ask(i, s) < 300 {
 			s = c.fresh()
 		}
 	}

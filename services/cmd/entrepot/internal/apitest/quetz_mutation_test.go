@@ -16,12 +16,12 @@ var looks = map[authz.Permission][]string{
 	authz.RolesGrantMember: {"PUT /api/users/{username}/role member"}, authz.RolesGrant: {"PUT /api/users/{username}/role"},
 	authz.JobsManage: {"GET /api/jobs/{id} another", "POST /api/jobs"}, authz.ChannelsCreate: {"POST /api/channels local"},
 	authz.ChannelsCreateMirror: {"POST /api/channels proxy"}, authz.ChannelsLimit: {"POST /api/channels size_limit"},
-	authz.ChannelRead: {"GET /api/channels/{channel_name} -", "GET /api/channels/{channel_name}/packages/{package_name}"}, authz.ChannelUpload: {"POST /api/channels/{channel}/upload/{filename} -"},
-	authz.ChannelOverwrite: {"POST /api/channels/{channel}/upload/{filename} force"}, authz.ChannelFilesDelete: {"DELETE /api/channels/{channel}/packages/{package} -"},
-	authz.ChannelPackagesCreate: {"POST /api/channels/{channel}/packages -"}, authz.PackageMembersManage: {"POST /api/channels/{channel}/packages/{package}/members"},
-	authz.ChannelUpdate: {"PATCH /api/channels/{channel} private"}, authz.ChannelDelete: {"DELETE /api/channels/{channel} -"},
-	authz.ChannelSync: {"actions reindex"}, authz.ChannelMembersRead: {"GET /api/channels/{channel}/members"},
-	authz.ChannelMembersManage: {"POST /api/channels/{channel}/members"}, authz.ChannelCleanup: {"actions cleanup"}, authz.ChannelValidate: {"actions validate_packages"},
+	authz.ChannelRead: {"GET /api/channels/{channel_name} -", "GET /api/channels/{channel_name}/packages/{package_name}"}, authz.ChannelUpload: {"POST /api/channels/{channel}/upload/{filename} -", "POST /api/channels/{channel}/upload/{filename} public -"},
+	authz.ChannelOverwrite: {"POST /api/channels/{channel}/upload/{filename} force"}, authz.ChannelFilesDelete: {"DELETE /api/channels/{channel}/packages/{package} "},
+	authz.ChannelPackagesCreate: {"POST /api/channels/{channel}/packages "}, authz.PackageMembersManage: {"POST /api/channels/{channel}/packages/{package}/members"},
+	authz.ChannelUpdate: {"PATCH /api/channels/{channel} private", "PATCH /api/channels/{channel} public ttl"}, authz.ChannelDelete: {"DELETE /api/channels/{channel} "},
+	authz.ChannelSync: {"actions reindex", "actions public reindex"}, authz.ChannelMembersRead: {"GET /api/channels/{channel}/members"},
+	authz.ChannelMembersManage: {"POST /api/channels/{channel}/members"}, authz.ChannelCleanup: {"actions cleanup", "actions public cleanup"}, authz.ChannelValidate: {"actions validate_packages", "actions public validate_packages"},
 }
 
 // equivalent are entries that change nothing that anybody could see in this dialect, with the reason.

@@ -77,7 +77,7 @@ func TestQuetzPages(t *testing.T) {
 		resp := w.Anonymous().In(t).Must(200, "GET", "/metricsp", nil)
 		body := string(resp.Body)
 		for _, want := range []string{
-			"\ndownload_count 1\n", "\nupload_count 1\n", "\nquetz_exceptions_total 0\n", `quetz_requests_total{method="POST",path_template="/api/channels/{channel}/packages"} 1`,
+			"\ndownload_count 1\n", "\nupload_count 1\n", "\nquetz_exceptions_total 0\n", "\ndatabase_pool_size ", "\ndatabase_connections_used ", `quetz_requests_total{method="POST",path_template="/api/channels/{channel}/packages"} 1`,
 			`quetz_responses_total{method="GET",path_template="/get/{channel}",status_code="401"} 1`, `quetz_requests_processing_time_seconds_count{method="GET",path_template="/get/{channel}"}`,
 		} {
 			if !strings.Contains(body, want) {

@@ -59,7 +59,9 @@ func TestQuetzSearch(t *testing.T) {
 		"numpy channel:more,tools":      {"more/numpy", "Tools/numpy", "Tools/numpy-financial"},
 		"numpy -channel:more":           {"Tools/numpy", "Tools/numpy-financial"},
 		"numpy NOT channel:more":        {"Tools/numpy", "Tools/numpy-financial"},
-		"numpy channel:mor":             none,
+		"numpy channel:mor":             {"more/numpy"},
+		"numpy channel:MOR,nowhere":     {"more/numpy"},
+		"numpy -channel:oo":             {"more/numpy"},
 		"description:arrays":            {"Tools/numpy", "Tools/scipy"},
 		`description:"arrays for"`:      {"Tools/numpy"},
 		"summary:money,science":         {"Tools/numpy-financial", "Tools/scipy"},
@@ -100,6 +102,21 @@ func TestQuetzSearch(t *testing.T) {
 			t.Errorf("%s\nwant %s", data, want)
 		}
 	})
+	t.Run("a limit ends the list", func(t *testing.T) {
+		type hit struct {
+			Name string `json:"name"`
+		}
+		var all, two []hit
+		w.Anonymous().In(t).Must(200, "GET", "/api/packages/search/?q=um", nil).JSON(&all)
+		w.Anonymous().In(t).Must(200, "GET", "/api/packages/search/?q=um&limit=1", nil).JSON(&two)
+		if len(all) < 2 || len(two) != 1 || two[0] != all[0] {
+			t.Errorf("%v of %v", two, all)
+		}
+		for _, limit := range []string{"0", "-1", "many"} {
+			w.Anonymous().In(t).Must(422, "GET", "/api/packages/search/?q=um&limit="+limit, nil)
+		}
+	})
+
 	t.Run("ranked: the equal name first, then the shortest", func(t *testing.T) {
 		var hits []hit
 		w.Anonymous().In(t).Must(200, "GET", "/api/packages/search/?ranked=true&q=numpy-financial", nil).JSON(&hits)

@@ -165,7 +165,7 @@ func TestWhatTheServicesSee(t *testing.T) {
 		}
 		return b.take()
 	}
-	for _, path := range []string{"/entrepot/v1/channels/c1", "/api/channels/c1", "/get/c1/noarch/repodata.json"} {
+	for _, path := range []string{"/entrepot/v1/channels/c1", "/api/channels/c1/packages/p", "/get/c1/noarch/repodata.json"} {
 		ask(path) // so that the key is known
 		base := ask(path)
 		if path != "/get/c1/noarch/repodata.json" && (len(base) == 0 || !strings.Contains(base[0], "token-of-u-erin-erin--for-")) {

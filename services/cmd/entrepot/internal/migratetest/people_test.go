@@ -71,6 +71,13 @@ func TestAdministration(t *testing.T) {
 			t.Errorf("the limit is %d", n)
 		}
 		ok(t, s, "admin", "quota", "set", "tools", "none")
+		if o := ok(t, s, "admin", "quota", "set-namespace", "default", "5GiB"); !strings.Contains(o.stdout+o.stderr, "5") {
+			t.Errorf("%+v", o)
+		}
+		if o := ok(t, s, "admin", "quota", "namespaces"); !strings.Contains(o.stdout, "default") || !strings.Contains(o.stdout, "GiB") && !strings.Contains(o.stdout, "GB") {
+			t.Error(o.stdout)
+		}
+		ok(t, s, "admin", "quota", "set-namespace", "default", "none")
 		if !query[bool](t, s, `SELECT size_limit IS NULL FROM channels.channels WHERE name = 'tools'`) {
 			t.Error("the limit is still there")
 		}

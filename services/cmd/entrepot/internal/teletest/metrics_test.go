@@ -72,7 +72,7 @@ func labels(t *testing.T) map[string]func(string) bool {
 			"hit", "miss", "stale", "negative", "redirect", "fetched", "stored", "followed", // of proxies
 			"sent", "repeated", "malformed"), // of batches of download counts
 		"remote_kind":        oneOf("conda", "rpm", "file", "proxy"),
-		"cache":              oneOf("resolve", "grant", "credential", "hot"),
+		"cache":              oneOf("resolve", "grant", "credential", "hot", "card"),
 		"result":             oneOf("hit", "miss"),
 		"network":            oneOf("tcp", "memory"), // of calls between services
 		"problem":            oneOf("corrupt", "missing", "unreadable"),
