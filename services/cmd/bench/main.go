@@ -73,13 +73,20 @@ var parts = []struct {
 	run  func(*bench, context.Context) (*report, error)
 }{
 	{"sync", (*bench).sync},
+	{"news", (*bench).newsPart},
 	{"upload", (*bench).upload},
+	{"uploads", (*bench).uploadsPart},
+	{"api", (*bench).apiPart},
+	{"search", (*bench).searchPart},
 	{"serve", (*bench).serve},
 	{"proxy", (*bench).proxyPart},
 	{"jobs", (*bench).jobsPart},
 	{"metrics", (*bench).metricsPart},
 	{"large", (*bench).largePart},
 	{"clients", (*bench).clientsPart},
+	{"index", (*bench).indexPart},
+	{"solve", (*bench).solvePart},
+	{"install", (*bench).installPart},
 }
 
 func main() {
@@ -101,7 +108,7 @@ func run(ctx context.Context, args []string) (err error) {
 	fs.StringVar(&b.binary, "binary", "bin/entrepot", "the server's `file`")
 	fs.StringVar(&b.dir, "dir", "/var/tmp", "a `directory` on a real disk, for data directories")
 	fs.StringVar(&b.docs, "docs", "docs", "the `directory` that the results are written to")
-	fs.StringVar(&b.only, "only", "", "run these `parts` only: sync, upload, serve, proxy, jobs, metrics, large, clients")
+	fs.StringVar(&b.only, "only", "", "run these `parts` only: sync, news, upload, uploads, api, search, serve, proxy, jobs, metrics, large, clients, index, install, solve")
 	fs.StringVar(&b.cpuProfile, "cpuprofile", "", "write the server's CPU profile of the first run's work to this `file`; nothing is published")
 	fs.IntVar(&b.runs, "runs", standardRuns, "runs of each part")
 	fs.IntVar(&b.packages, "packages", standardPackages, "packages of the upstream")

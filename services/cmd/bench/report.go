@@ -107,6 +107,17 @@ var goals = map[string]goal{
 	"CPU per request, one warm file, entrepot": {unit: "µs"},
 	"CPU per request, one warm file, nginx":    {unit: "µs"},
 
+	"index: from nothing, entrepot":               {unit: "s"},
+	"index: from nothing, rattler-index":          {unit: "s"},
+	"index: from nothing, ratio to rattler-index": {unit: "times", atLeast: 1.5},
+	"index: from nothing, conda-index":            {unit: "s"},
+	"index: from nothing, ratio to conda-index":   {unit: "times", atLeast: 4},
+	"index: one more, entrepot":                   {unit: "s"},
+	"index: one more, rattler-index":              {unit: "s"},
+	"index: one more, ratio to rattler-index":     {unit: "times", atLeast: 1.5},
+	"index: one more, conda-index":                {unit: "s"},
+	"index: one more, ratio to conda-index":       {unit: "times", atLeast: 4},
+
 	"durable jobs":                              {unit: "jobs/s", atLeast: 1000},
 	"CPU per job, with its submitter":           {unit: "ms"},
 	"CPU per job, PostgreSQL":                   {unit: "ms"},
@@ -133,6 +144,16 @@ var goals = map[string]goal{
 	"rate, repodata.json.zst":                    {unit: "answers/s"},
 	"throughput, repodata.json.zst":              {unit: "MiB/s"},
 	"CPU per answer, repodata.json.zst":          {unit: "ms"},
+
+	"sync of 1,000, 1 % new":              {unit: "ms", atMost: 2000, beside: "Quetz 40,000"},
+	"CPU, sync of 1,000, 1 % new":         {unit: "ms"},
+	"sync of 1,000, nothing changed":      {unit: "ms", atMost: 100, beside: "Quetz 10,000 (of 2,000)"},
+	"CPU, sync of 1,000, nothing changed": {unit: "ms", atMost: 140, beside: "Quetz 7,000"},
+
+	"install 28,600 files, entrepot":              {unit: "s", atMost: 0.6},
+	"install 28,600 files, entrepot, not flushed": {unit: "s"},
+	"install 28,600 files, py-rattler":            {unit: "s"},
+	"ratio, install 28,600 files":                 {unit: "× py-rattler", atLeast: 1},
 
 	"uploads back to back":           {unit: "uploads/s"},
 	"CPU per upload, entrepot":       {unit: "ms"},

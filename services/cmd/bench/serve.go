@@ -158,12 +158,19 @@ var (
 )
 
 func (b *bench) wrk(ctx context.Context, pid int, url, key string, duration time.Duration) (load, error) {
+	return wrkRun(ctx, pid, url, map[string]string{"X-API-Key": key}, b.connections, duration)
+}
+
+// wrkRun sends requests with the headers that are not empty.
+func wrkRun(ctx context.Context, pid int, url string, headers map[string]string, connections int, duration time.Duration) (load, error) {
 	args := []string{
-		"-t", strconv.Itoa(wrkThreads), "-c", strconv.Itoa(b.connections), "-d", strconv.Itoa(max(1, int(duration.Seconds()))) + "s",
+		"-t", strconv.Itoa(wrkThreads), "-c", strconv.Itoa(connections), "-d", strconv.Itoa(max(1, int(duration.Seconds()))) + "s",
 		"--timeout", "30s", "--latency",
 	}
-	if key != "" {
-		args = append(args, "-H", "X-API-Key: "+key)
+	for name, value := range headers {
+		if value != "" {
+			args = append(args, "-H", name+": "+value)
+		}
 	}
 	before, err := cpuOf(pid)
 	if err != nil {

@@ -76,9 +76,14 @@ func (b *bench) upload(ctx context.Context) (r *report, err error) {
 	return r, nil
 }
 
-// fill makes a hosted channel with many packages, and waits until it has come to rest.
+// fill makes the hosted channel that uploads go to.
 func (b *bench) fill(ctx context.Context, t target, channel string) error {
-	ps, err := b.tinyPackages(b.channelSize)
+	return b.fillWith(ctx, t, channel, b.channelSize)
+}
+
+// fillWith makes a hosted channel with n packages, and waits until it has come to rest.
+func (b *bench) fillWith(ctx context.Context, t target, channel string, n int) error {
+	ps, err := b.tinyPackages(n)
 	if err != nil {
 		return err
 	}
