@@ -1,95 +1,22 @@
 package condacli
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"runtime/debug"
 	"slices"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/entrepot-dev/entrepot/pkg/conda/dist"
 	"github.com/entrepot-dev/entrepot/pkg/conda/gateway"
-	"github.com/entrepot-dev/entrepot/pkg/conda/matchspec"
 	"github.com/entrepot-dev/entrepot/pkg/conda/solve"
 	"github.com/entrepot-dev/entrepot/pkg/conda/virtual"
 	"github.com/entrepot-dev/entrepot/pkg/fault"
 )
-
-// Answers of a solve, as its JSON spells them.
-const (
-	solved     = "solved"
-	unsolvable = "unsolvable"
-	failed     = "error" // of a line of --batch only
-)
-
-// answer is what a solve prints with --json.
-type answer struct {
-	Status      string   `json:"status"`
-	Records     []record `json:"records"`
-	Explanation string   `json:"explanation,omitempty"`
-	Error       string   `json:"error,omitempty"`
-	Timings     timings  `json:"timings_ms"`
-}
-
-type timings struct {
-	Load  float64 `json:"load"`
-	Solve float64 `json:"solve"`
-}
-
-// record is a chosen package.
-type record struct {
-	Name        string   `json:"name"`
-	Version     string   `json:"version"`
-	Build       string   `json:"build"`
-	BuildNumber uint64   `json:"build_number"`
-	Subdir      string   `json:"subdir"`
-	Channel     string   `json:"channel"`
-	FileName    string   `json:"fn"`
-	URL         string   `json:"url"`
-	SHA256      string   `json:"sha256,omitempty"`
-	MD5         string   `json:"md5,omitempty"`
-	Size        uint64   `json:"size,omitempty"`
-	Timestamp   int64    `json:"timestamp,omitempty"`
-	License     string   `json:"license,omitempty"`
-	Depends     []string `json:"depends"`
-	Constrains  []string `json:"constrains,omitempty"`
-}
-
-func recordOf(p *solve.Package) record {
-	depends := p.Depends
-	if depends == nil {
-		depends = []string{}
-	}
-	return record{
-		Name: p.Name, Version: p.Version, Build: p.Build, BuildNumber: p.BuildNumber, Subdir: p.Subdir, Channel: p.Channel, FileName: p.FileName,
-		URL: p.Location(), SHA256: p.SHA256, MD5: p.MD5, Size: p.Size, Timestamp: p.Timestamp, License: p.License,
-		Depends: depends, Constrains: p.Constrains,
-	}
-}
-
-// problem is what is asked: by flags and arguments, or by a line of --batch.
-type problem struct {
-	Specs []string `json:"specs"`
-	// File is an environment.yml whose dependencies are asked for, too; its channels are not.
-	File        string   `json:"file"`
-	Constraints []string `json:"constraints"`
-	// Virtual, if given, is the whole set of virtual packages.
-	Virtual      []string `json:"virtual_packages"`
-	Priority     string   `json:"channel_priority"`
-	Strategy     string   `json:"strategy"`
-	Encoding     string   `json:"encoding"`
-	ExcludeNewer string   `json:"exclude_newer"`
-	TimeoutMS    int64    `json:"timeout_ms"`
-}
 
 func (a *app) solveCommand() *cobra.Command {
 	var flags channelFlags
@@ -224,11 +151,6 @@ func (s *solver) since(start time.Time) float64 {
 	return float64(s.app.now().Sub(start).Microseconds()) / 1000
 }
 
-// answers is what is printed of several platforms.
-type answers struct {
-	Platforms map[string]*answer `json:"platforms"`
-}
-
 // frugal lets the collector run more often, until the function that it returns is called: nearly all that a command with
 // one question has in memory are arenas, which hold no pointers and cost the collector nothing, so that it saves a third of
 // the memory and no time. Whoever sets GOGC knows better.
@@ -311,212 +233,4 @@ func (s *solver) all(ctx context.Context, list *solve.Platforms, p problem) (*an
 		out.Platforms[a.Platform] = ans
 	}
 	return out, nil
-}
-
-// plain is the answer itself where there is one platform.
-func (a *answers) plain() any {
-	if len(a.Platforms) == 1 {
-		for _, ans := range a.Platforms {
-			return ans
-		}
-	}
-	return a
-}
-
-// print is for people.
-func (a *answers) print(out, errs io.Writer) error {
-	for i, platform := range slices.Sorted(maps.Keys(a.Platforms)) {
-		ans, title := a.Platforms[platform], ""
-		if len(a.Platforms) > 1 {
-			title = platform + ":\n"
-			if i > 0 {
-				title = "\n" + title
-			}
-		}
-		if ans.Status != solved {
-			fmt.Fprintln(errs, title+ans.Explanation)
-			continue
-		}
-		if _, err := io.WriteString(out, title); err != nil {
-			return err
-		}
-		if err := writeTable(out, ans.Records); err != nil {
-			return err
-		}
-		var total uint64
-		for _, r := range ans.Records {
-			total += r.Size
-		}
-		if _, err := fmt.Fprintf(out, "\n%d packages, %s\n", len(ans.Records), size(total)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// batch answers a problem a line. All of the channels is read, once: the second question usually is about other names.
-func (s *solver) batch(ctx context.Context, in io.Reader, out io.Writer) error {
-	list, load, err := s.load(ctx, nil)
-	if err != nil {
-		return err
-	}
-	w := bufio.NewWriter(out)
-	sc := bufio.NewScanner(in)
-	sc.Buffer(make([]byte, 64<<10), 16<<20)
-	for sc.Scan() {
-		if strings.TrimSpace(sc.Text()) == "" {
-			continue
-		}
-		var line any
-		if all, err := s.line(ctx, list, sc.Bytes()); err != nil {
-			line = &answer{Status: failed, Error: err.Error(), Records: []record{}, Timings: timings{Load: load}}
-		} else {
-			for _, ans := range all.Platforms {
-				ans.Timings.Load = load
-			}
-			line = all.plain()
-		}
-		load = 0
-		if err := errors.Join(writeJSON(w, line, ""), w.Flush()); err != nil { // whoever asks waits for the answer
-			return err
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-	}
-	return sc.Err()
-}
-
-// line answers one line of a batch; what is wrong with it is its own affair.
-func (s *solver) line(ctx context.Context, list *solve.Platforms, data []byte) (*answers, error) {
-	p := s.defaults
-	p.Specs = nil
-	dec := json.NewDecoder(strings.NewReader(string(data)))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&p); err != nil {
-		return nil, err
-	}
-	return s.all(ctx, list, p)
-}
-
-// answerOf is what is printed of a solve that took so many milliseconds.
-func answerOf(sol *solve.Solution, err error, took float64) (*answer, error) {
-	ans := &answer{Status: solved, Records: []record{}, Timings: timings{Solve: took}}
-	var no *solve.UnsolvableError
-	switch {
-	case errors.As(err, &no):
-		ans.Status, ans.Explanation = unsolvable, no.Error()
-	case errors.Is(err, solve.ErrNoSpecs):
-		return nil, fault.Field("specs", "%v", err)
-	case err != nil:
-		return nil, err
-	default:
-		for _, p := range sol.Packages {
-			ans.Records = append(ans.Records, recordOf(p))
-		}
-	}
-	return ans, nil
-}
-
-// request turns a problem into what the solver takes for a platform.
-func (s *solver) request(p problem, platform string) (*solve.Request, error) {
-	req := &solve.Request{Virtual: s.machines[platform], Limits: solve.Limits{Time: time.Duration(p.TimeoutMS) * time.Millisecond}}
-	var err error
-	if req.Specs, err = parseSpecs("SPEC", p.Specs); err != nil {
-		return nil, err
-	}
-	if p.File != "" {
-		env, err := readEnvironment(p.File)
-		if err != nil {
-			return nil, err
-		}
-		req.Specs = append(req.Specs, env.Specs(platform)...)
-	}
-	if req.Constraints, err = parseSpecs("constraint", p.Constraints); err != nil {
-		return nil, err
-	}
-	if p.Virtual != nil {
-		req.Virtual = nil
-		for _, text := range p.Virtual {
-			v, err := virtual.Parse(text)
-			if err != nil {
-				return nil, fault.Field("virtual_packages", "virtual_packages: %v", err)
-			}
-			req.Virtual = append(req.Virtual, v)
-		}
-	}
-	var ok bool
-	priorities := map[string]solve.ChannelPriority{"": solve.Strict, "strict": solve.Strict, "flexible": solve.Flexible, "disabled": solve.Disabled}
-	if req.Priority, ok = priorities[p.Priority]; !ok {
-		return nil, fault.Field("channel_priority", "channel priority must be strict, flexible or disabled, not %q", p.Priority)
-	}
-	strategies := map[string]solve.Strategy{"": solve.Highest, "highest": solve.Highest, "lowest": solve.Lowest, "lowest-direct": solve.LowestDirect}
-	if req.Strategy, ok = strategies[p.Strategy]; !ok {
-		return nil, fault.Field("strategy", "strategy must be highest, lowest or lowest-direct, not %q", p.Strategy)
-	}
-	encodings := map[string]solve.Encoding{"": solve.Auto, "auto": solve.Auto, "plain": solve.Plain, "shared": solve.Shared}
-	if req.Encoding, ok = encodings[p.Encoding]; !ok {
-		return nil, fault.Field("encoding", "encoding must be auto, plain or shared, not %q", p.Encoding)
-	}
-	if p.ExcludeNewer != "" {
-		if req.Newer.Than, err = parseTime(p.ExcludeNewer); err != nil {
-			return nil, fault.Field("exclude_newer", "exclude-newer: %q is neither an RFC 3339 time nor a date", p.ExcludeNewer)
-		}
-	}
-	return req, nil
-}
-
-func parseTime(text string) (time.Time, error) {
-	t, err := time.Parse(time.RFC3339, text)
-	if err != nil {
-		if t, err = time.Parse(time.DateOnly, text); err == nil {
-			t = t.AddDate(0, 0, 1) // all of that day
-		}
-	}
-	return t, err
-}
-
-func parseSpecs(what string, texts []string) ([]matchspec.Spec, error) {
-	list := make([]matchspec.Spec, 0, len(texts))
-	for _, text := range texts {
-		spec, err := matchspec.Parse(text, matchspec.Options{})
-		if err != nil {
-			return nil, fault.New(fault.Invalid, "%s: %w", what, err)
-		}
-		list = append(list, spec)
-	}
-	return list, nil
-}
-
-func writeJSON(w io.Writer, v any, indent string) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", indent)
-	return enc.Encode(v)
-}
-
-func writeTable(w io.Writer, records []record) error {
-	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(t, "NAME\tVERSION\tBUILD\tSUBDIR\tCHANNEL\tSIZE")
-	for _, r := range records {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Version, r.Build, r.Subdir, lastPart(r.Channel), size(r.Size))
-	}
-	return t.Flush()
-}
-
-func lastPart(url string) string { return url[strings.LastIndexByte(url, '/')+1:] }
-
-// size prints bytes for a person; "-" if unknown.
-func size(n uint64) string {
-	switch {
-	case n == 0:
-		return "-"
-	case n < 1000:
-		return fmt.Sprintf("%d B", n)
-	case n < 1e6:
-		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
-	case n < 1e9:
-		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
-	}
-	return fmt.Sprintf("%.1f GB", float64(n)/1e9)
 }
