@@ -85,8 +85,9 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string, fsys fs.FS)
 	if err != nil {
 		return fmt.Errorf("migrate %s: %w", schema, err)
 	}
-	if err := up(ctx, db, provider, schema, root); err != nil {
-		return fmt.Errorf("migrate %s: %w", schema, Classify(err))
+	// Each migration is a transaction, and processes of the release before are at work: one may lose a deadlock with them.
+	if err := Retry(ctx, func(ctx context.Context) error { return up(ctx, db, provider, schema, root) }); err != nil {
+		return fmt.Errorf("migrate %s: %w", schema, err)
 	}
 	return nil
 }

@@ -142,7 +142,7 @@ func (p *Plane) refresh(ctx context.Context, c *channel, k familyKey, held bool,
 		}
 	}
 	ok := p.backgroundLocked(ctx, func(ctx context.Context) {
-		r.st, r.err = p.ask(ctx, c, k, looked)
+		r.st, r.err = p.ask(ctx, c, k, held, looked)
 		p.mu.Lock()
 		delete(p.refreshs, name)
 		p.mu.Unlock()
@@ -155,8 +155,9 @@ func (p *Plane) refresh(ctx context.Context, c *channel, k familyKey, held bool,
 	return r, nil
 }
 
-// ask gets a family under its lease, and tells channels.
-func (p *Plane) ask(ctx context.Context, c *channel, k familyKey, looked time.Time) (out *state, err error) {
+// ask gets a family under its lease, and tells channels. Where there was no copy that is held, one that has come meanwhile is
+// new, although it may have been asked for before the caller looked: it is seen only when it is stored.
+func (p *Plane) ask(ctx context.Context, c *channel, k familyKey, held bool, looked time.Time) (out *state, err error) {
 	ctx, span := p.tel.tracer.Start(ctx, "proxy index")
 	defer span.End()
 	done := func(ctx context.Context) (bool, error) {
@@ -168,7 +169,7 @@ func (p *Plane) ask(ctx context.Context, c *channel, k familyKey, looked time.Ti
 		if st.failedWithin(since) {
 			return true, fault.New(fault.Upstream, "%s", st.Error)
 		}
-		if st.age() < since {
+		if !held || st.age() < since {
 			out = st
 		}
 		return out != nil, nil
