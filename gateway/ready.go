@@ -9,9 +9,9 @@ import (
 )
 
 // readyFresh is how long it is believed that all parts answer. Each look opens a connection to the database, and whoever
-// may ask for readiness may ask a thousand times a second. That the process stops is known at once, and a part that does
-// not answer is asked again by each request.
-const readyFresh = 250 * time.Millisecond
+// may ask for readiness may ask a thousand times a second; but a fault that heals by itself within moments must still be
+// seen. That the process stops is known at once, and a part that does not answer is asked again by each request.
+const readyFresh = 20 * time.Millisecond
 
 // readiness says whether the process can do its work.
 type readiness struct {
